@@ -1,0 +1,99 @@
+"""The codec: raw data to latents and back. What a plugin author writes."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from unidiff_core.stream import Stream
+
+Raw = Any
+"""One sample of a modality as a person handles it: a PIL image, a string, a waveform."""
+
+Draw = Callable[[str, tuple[int, ...]], Tensor]
+"""``draw(stream, shape)`` gives standard normal noise by the randomness rule; `shape` includes the batch."""
+
+
+class Codec(nn.Module, ABC):
+    """Raw ⇄ latent, for one modality.
+
+    Data has three states. *Raw*: a list of samples. *Stored*: what `encode` returns, expensive, deterministic, cached
+    in shards. *Latent*: what is diffused, one tensor per stream, roughly of standard normal range.
+
+    Rules that `unidiff_core.testing.check_codec` verifies:
+
+    * Every constructor parameter is kept as an attribute of the same name, so that a model directory can record the
+      codec as plain data.
+    * The constructor loads no weights: `streams` is answered from the constructor's arguments, so that training from
+      stored latents needs no frozen network. Networks load at first use.
+    * Weights are frozen, and each result depends on its own sample only.
+    """
+
+    licence: ClassVar[str] = "unknown"
+    """Licence of the weights that this codec loads by default."""
+    sources: ClassVar[tuple[str, ...]] = ()
+    """Where those weights come from: papers, hub ids."""
+    extension: ClassVar[str] = "bin"
+    """Ending, without a dot, of a raw sample's file: its member in a shard, and what `save` writes."""
+    weights: ClassVar[tuple[str, ...]] = ()
+    """Names of the constructor parameters that hold a local path or a hub id of pretrained weights."""
+
+    @property
+    @abstractmethod
+    def streams(self) -> Mapping[str, Stream]:
+        """Stream name → declaration, in token order."""
+
+    @abstractmethod
+    def encode(self, raws: Sequence[Raw]) -> dict[str, Tensor]:
+        """Raw samples → stored tensors, ``name -> [b, ...]``. Deterministic; the expensive half."""
+
+    def latent(self, stored: Mapping[str, Tensor], draw: Draw) -> dict[str, Tensor]:
+        """Stored tensors → latents, one per stream, ``[b, *stream.shape]``. Cheap; may draw noise, as a VAE does."""
+        return dict(stored)
+
+    @abstractmethod
+    def decode(self, latents: Mapping[str, Tensor]) -> list[Raw]:
+        """Latents, one per stream, ``[b, *stream.shape]`` → b raw samples."""
+
+    @abstractmethod
+    def from_bytes(self, data: bytes) -> Raw:
+        """Content of a file or of a shard member → raw sample.
+
+        Raises:
+            ValueError: if the content is not a sample of this modality; says why.
+        """
+
+    @abstractmethod
+    def to_bytes(self, raw: Raw) -> bytes:
+        """Raw sample → content of a file; `from_bytes` gives it back."""
+
+    def parse(self, text: str) -> Raw:
+        """The value of ``--given name=TEXT`` → raw sample. A file's path unless the codec says otherwise.
+
+        Raises:
+            ValueError: if there is no such file or it cannot be read; says why.
+        """
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise ValueError(f"no such file: {path}")
+        try:
+            return self.from_bytes(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, raws: Sequence[Raw], folder: Path, *, first_index: int = 0) -> list[Path]:
+        """Write samples for people to look at; returns the files written. One numbered file each by default."""
+        paths = [folder / f"{first_index + i:05d}.{self.extension}" for i in range(len(raws))]
+        for path, raw in zip(paths, raws, strict=True):
+            path.write_bytes(self.to_bytes(raw))
+        return paths
+
+    def html(self, raw: Raw) -> str:
+        """An HTML fragment that shows one sample in a report, self-contained."""
+        return f"<code>{escape(json.dumps(raw, default=repr, ensure_ascii=False))}</code>"
