@@ -1,0 +1,38 @@
+"""A judge: reads labels off raw samples, so that samples can be measured and not only looked at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from unidiff_core.codec import Raw
+
+
+class Judge(ABC):
+    """Classifiers and parsers trained on real training data.
+
+    A label is a string, or None where a sample does not say (a caption that names no background) or cannot be read.
+    """
+
+    labels: tuple[str, ...]
+    """Names of the labels that it reads, ``("digit", "colour")``."""
+    modalities: tuple[str, ...]
+    """Names of the modalities that it can read."""
+
+    @abstractmethod
+    def fit(self, modality: str, raws: Sequence[Raw], labels: dict[str, list[str]]) -> None:
+        """Train on real training samples of a modality with their known labels."""
+
+    @abstractmethod
+    def read(self, modality: str, raws: Sequence[Raw]) -> dict[str, list[str | None]]:
+        """Label name → what each sample shows."""
+
+    def well_formed(self, modality: str, raw: Raw) -> bool | None:
+        """Whether a sample is formally right (a sentence by the grammar); None if that says nothing here."""
+        return None
+
+    def features(self, modality: str, raws: Sequence[Raw]) -> np.ndarray | None:
+        """``[n, d]`` features in which distance means likeness, for the nearest-training-sample check; or None."""
+        return None

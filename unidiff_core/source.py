@@ -1,0 +1,25 @@
+"""A source: where raw samples come from when a recipe makes its own shards."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from unidiff_core.shard import Members
+
+
+class Source(ABC):
+    """Raw samples by split, in the webdataset convention. `unidiffuser shards` writes them."""
+
+    @property
+    @abstractmethod
+    def splits(self) -> dict[str, int]:
+        """Split name → number of samples."""
+
+    @abstractmethod
+    def samples(self, split: str) -> Iterator[Members]:
+        """The samples of one split, always the same and in the same order.
+
+        Each is ``{"__key__": name, "png": bytes, "txt": bytes, "json": labels as JSON bytes, …}``: a member per
+        modality, and under ``json`` the labels that are known of it, ``{"digit": "7", …}``.
+        """
