@@ -87,7 +87,9 @@ class Registry:
         for name, row in other.registrations.items():
             known = self.registrations.get(name)
             if known and known.cls is not row.cls:
-                raise ValueError(f"{name} of {row.distribution} is already registered by {known.distribution}; rename one")
+                raise ValueError(
+                    f"{name} of {row.distribution} is already registered by {known.distribution}; rename one"
+                )
         self.registrations.update(other.registrations)
 
 

@@ -1,0 +1,78 @@
+"""The randomness rule: every draw is a function of what it is for, never of where or with whom it is computed.
+
+A draw is keyed by (seed, purpose, stream) and counted by (element, step, index in the global batch). So one process and
+eight give the same run, a resumed run continues the same run, sample 7 is the same in a batch of 8 or of 800, and
+adding a modality changes no other's noise. The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011), written in integer tensor operations, so that it gives the same bits on every device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10: four counter words and two key words → four random words, all 32-bit values held in int64."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # The 64-bit products wrap around in int64; masking after the shift gives the high word all the same.
+        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c2 = ((product1 >> 32) & _MASK) ^ c1 ^ k0, ((product0 >> 32) & _MASK) ^ c3 ^ k1
+        c1, c3 = product1 & _MASK, product0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def key_of(seed: int, purpose: str, stream: str = "") -> tuple[int, int]:
+    """Two 32-bit key words for a purpose (``"timestep"``, ``"noise"``) and a stream or modality name."""
+    digest = hashlib.blake2b(f"{seed}\0{purpose}\0{stream}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+def _words(seed: int, purpose: str, stream: str, step: int, index: Tensor, num_blocks: int) -> Tensor:
+    """Random words ``[4, b, num_blocks]`` for samples `index` ``[b]``."""
+    element = torch.arange(num_blocks, device=index.device)[None, :]
+    sample = index.to(torch.int64)[:, None]
+    counter = (element + 0 * sample, torch.full_like(element, step & _MASK), sample & _MASK, (sample >> 32) & _MASK)
+    return torch.stack(torch.broadcast_tensors(*philox(counter, key_of(seed, purpose, stream))))
+
+
+def uniform(seed: int, purpose: str, stream: str, step: int, index: Tensor) -> Tensor:
+    """One number in [0, 1) for each sample of `index` ``[b]``, float64."""
+    return _words(seed, purpose, stream, step, index, 1)[0, :, 0].double() * 2.0**-32
+
+
+def normal(seed: int, purpose: str, stream: str, step: int, index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise ``[b, *shape]`` in float32 for samples `index` ``[b]``, by the Box–Muller transform.
+
+    Args:
+        seed: of the run.
+        purpose: what the noise is for.
+        stream: full name of the stream it belongs to.
+        step: training or sampling step.
+        index: of each sample in the global batch, int64.
+        shape: of one sample.
+    """
+    count = math.prod(shape)
+    words = _words(seed, purpose, stream, step, index, -(-count // 4)).double()
+    radius = ((words[:2] + 1) * 2.0**-32).log_().mul_(-2).sqrt_()  # + 1: the logarithm of zero never happens
+    angle = words[2:] * (2 * math.pi * 2.0**-32)
+    values = torch.cat([radius * angle.cos(), radius * angle.sin()]).permute(1, 2, 0)  # (b, blocks, 4)
+    return values.reshape(len(index), -1)[:, :count].reshape(len(index), *shape).float()
+
+
+def permutation(seed: int, purpose: str, step: int, size: int) -> Tensor:
+    """A permutation of ``range(size)``: the order of an epoch, say."""
+    words = _words(seed, purpose, "", step, torch.arange(size), 1)
+    return torch.argsort(words[0, :, 0] * 2**31 + (words[1, :, 0] >> 1), stable=True)

@@ -1,0 +1,233 @@
+"""The timestep spec: what to sample, as a path in time for every modality."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Role = Literal["solve", "hold"]
+
+_TERM = re.compile(r"^(?P<name>[A-Za-z_][\w-]*)\s*(?:@\s*(?P<time>\S+))?$")
+
+
+class SpecError(ValueError):
+    """A timestep spec that makes no sense; says what is wrong and what is known."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """One modality's way through time: piecewise linear through knots (progress, time), both in [0, 1].
+
+    Time 0 is clean and 1 is pure noise (T). A solved modality is moved by the solver along its path; a held one is
+    always its supplied value, noised to the path's present time with one fixed draw.
+    """
+
+    role: Role
+    knots: tuple[tuple[float, float], ...]
+
+    def __call__(self, progress: float) -> float:
+        """The time at a progress."""
+        places = [place for place, _ in self.knots]
+        i = bisect.bisect_right(places, progress)
+        if i in (0, len(self.knots)):
+            return self.knots[min(i, len(self.knots) - 1)][1]
+        (p0, t0), (p1, t1) = self.knots[i - 1 : i + 1]
+        # Exact at the knots: a path that ends at 0 ends at 0, and not at 1e-17.
+        return t0 if progress == p0 else t0 + (t1 - t0) * (progress - p0) / (p1 - p0)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the time never changes."""
+        return len({time for _, time in self.knots}) == 1
+
+    @property
+    def needs_value(self) -> bool:
+        """Whether a value must be supplied: to start below pure noise, or to hold anything but pure noise."""
+        times = [time for _, time in self.knots]
+        return times[0] < 1 if self.role == "solve" else min(times) < 1
+
+
+IGNORED = Path("hold", ((0.0, 1.0),))
+"""Held at T: pure noise. The path of a modality that is neither named nor supplied."""
+
+
+@dataclass(frozen=True)
+class TimestepSpec:
+    """A path for each modality. Make one with `parse`.
+
+    In text, solved modalities stand before the bar and held ones behind it, ``@`` gives a time::
+
+        "image"                 the marginal: everything else is ignored
+        "image | text"          image given text
+        "image, text"           both, jointly
+        "image | text@0.3"      image given text noised to 0.3·T
+        "image@0.6 | text"      the image from a supplied one, noised to 0.6·T (SDEdit)
+
+    In a mapping (YAML or Python) each value is a path: a pair ``[start, end]`` or a list of (progress, time) knots is
+    solved, a number is a held time, ``{hold: …}`` is a held path that moves::
+
+        {image: [1, 0], text: 0}                                           "image | text"
+        {text: [[0, 1], [0.5, 0]], image: [[0.5, 1], [1, 0]]}              text first, then the image
+        {image: [0, 1]}                                                    inversion: clean to noise, by the solver
+    """
+
+    paths: Mapping[str, Path]
+
+    @classmethod
+    def parse(cls, spec: str | Mapping[str, Any] | TimestepSpec, modalities: Iterable[str]) -> TimestepSpec:
+        """Read a spec in either form, or check one that is made already.
+
+        Args:
+            spec: text or mapping as above.
+            modalities: names of all modalities; those that the spec does not name are ignored.
+
+        Raises:
+            SpecError: if it names an unknown modality or one twice, solves nothing, or has a time outside [0, 1].
+        """
+        known = list(modalities)
+        if isinstance(spec, TimestepSpec):
+            paths = {name: path for name, path in spec.paths.items() if path != IGNORED}
+        elif isinstance(spec, str):
+            paths = _parse_text(spec, known)
+        elif isinstance(spec, Mapping):
+            paths = {_known_name(name, known): _parse_path(name, value) for name, value in spec.items()}
+        else:
+            raise SpecError(f"a timestep spec is a text or a mapping, not {spec!r}")
+        for name in paths:
+            _known_name(name, known)
+        if not any(path.role == "solve" for path in paths.values()):
+            raise SpecError(f"the timestep spec {spec!r} solves nothing; name what to sample, of {', '.join(known)}")
+        return cls({name: paths.get(name, IGNORED) for name in known})
+
+    def _names(self, role: Role) -> tuple[str, ...]:
+        return tuple(name for name, path in self.paths.items() if path.role == role and path != IGNORED)
+
+    @property
+    def solved(self) -> tuple[str, ...]:
+        """Modalities that the solver moves."""
+        return self._names("solve")
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Modalities that are given."""
+        return tuple(name for name in self._names("hold") if self.paths[name].needs_value)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Modalities held at T."""
+        return tuple(name for name in self.paths if name not in self.solved + self.held)
+
+    def check_supplied(self, supplied: Collection[str]) -> None:
+        """Check that exactly the values that the spec needs are supplied.
+
+        Raises:
+            SpecError: names the first value that is missing, or that is not used.
+        """
+        needed = [name for name, path in self.paths.items() if path.needs_value]
+        for name in needed:
+            if name not in supplied:
+                role = "holds" if self.paths[name].role == "hold" else "starts below pure noise from"
+                raise SpecError(f"{self} {role} {name!r}, but no value of it is given; give one")
+        for name in supplied:
+            if name not in self.paths:
+                raise SpecError(f"unknown modality {name!r} is given; known: {', '.join(self.paths)}")
+            if name not in needed:
+                uses = f"it uses {', '.join(needed)}" if needed else "it uses none"
+                raise SpecError(f"a value of {name!r} is given, but {self} does not use it ({uses})")
+
+    def times(self, progress: float) -> dict[str, float]:
+        """The time of each modality at a progress, in [0, 1]."""
+        return {name: path(progress) for name, path in self.paths.items()}
+
+    def segments(self) -> list[tuple[float, float]]:
+        """The stretches of progress between knots in which some solved modality moves."""
+        places = {place for path in self.paths.values() for place, _ in path.knots} | {0.0, 1.0}
+        edges = sorted(places)
+        pairs = list(zip(edges, edges[1:], strict=False))
+        return [(a, b) for a, b in pairs if any(self.paths[name](a) != self.paths[name](b) for name in self.solved)]
+
+    def __str__(self) -> str:
+        def term(name: str) -> str:
+            path = self.paths[name]
+            start, end = path.knots[0][1], path.knots[-1][1]
+            if path.role == "solve" and len(path.knots) == 2 and end == 0:
+                return name if start == 1 else f"{name}@{start:g}"
+            if path.role == "hold" and path.is_constant:
+                return name if start == 0 else f"{name}@{start:g}"
+            return f"{name}@[{' '.join(f'{place:g}:{time:g}' for place, time in path.knots)}]"
+
+        sides = (", ".join(map(term, side)) for side in (self.solved, self.held))
+        return " | ".join(side for side in sides if side)
+
+
+def _known_name(name: str, known: Sequence[str]) -> str:
+    if name not in known:
+        raise SpecError(f"unknown modality {name!r} in the timestep spec; known: {', '.join(known)}")
+    return name
+
+
+def _time(name: str, value: Any) -> float:
+    try:
+        time = float(value)
+    except (TypeError, ValueError):
+        raise SpecError(f"the time of {name!r} is a number in [0, 1] (0 clean, 1 noise), not {value!r}") from None
+    if not 0 <= time <= 1 or math.isnan(time):
+        raise SpecError(f"the time of {name!r} is {value}, outside [0, 1] (0 is clean, 1 is noise)")
+    return time
+
+
+def _parse_text(text: str, known: Sequence[str]) -> dict[str, Path]:
+    sides = text.split("|")
+    if len(sides) > 2:
+        raise SpecError(f"the timestep spec {text!r} has more than one bar; write 'solved, solved | held, held'")
+    paths: dict[str, Path] = {}
+    for role, side in zip(("solve", "hold"), sides, strict=False):
+        for term in side.split(",") if side.strip() or role == "hold" or not text.strip() else []:
+            match = _TERM.match(term.strip())
+            if match is None:
+                raise SpecError(f"cannot read {term.strip()!r} in the timestep spec {text!r}; write NAME or NAME@TIME")
+            name = _known_name(match["name"], known)
+            if name in paths:
+                raise SpecError(f"{name!r} stands twice in the timestep spec {text!r}; a modality has one path")
+            if role == "solve":
+                start = 1.0 if match["time"] is None else _time(name, match["time"])
+                paths[name] = _solved(name, ((0.0, start), (1.0, 0.0)))
+            else:
+                paths[name] = Path("hold", ((0.0, 0.0 if match["time"] is None else _time(name, match["time"])),))
+    return paths
+
+
+def _solved(name: str, knots: tuple[tuple[float, float], ...]) -> Path:
+    path = Path("solve", knots)
+    if path.is_constant:
+        raise SpecError(f"{name!r} is to be solved but its time never changes; give a number to hold it")
+    return path
+
+
+def _parse_path(name: str, value: Any) -> Path:
+    if isinstance(value, Mapping):
+        if set(value) != {"hold"}:
+            raise SpecError(f"the path of {name!r} is {{hold: …}} if it is a mapping, not one with {sorted(value)}")
+        held = value["hold"]
+        return Path("hold", _knots(name, held) if isinstance(held, Sequence) else ((0.0, _time(name, held)),))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return _solved(name, _knots(name, value))
+    return Path("hold", ((0.0, _time(name, value)),))
+
+
+def _knots(name: str, value: Sequence[Any]) -> tuple[tuple[float, float], ...]:
+    rows = list(value)
+    if len(rows) == 2 and not any(isinstance(row, Sequence) for row in rows):
+        rows = [[0.0, rows[0]], [1.0, rows[1]]]
+    if len(rows) < 2 or not all(
+        isinstance(row, Sequence) and not isinstance(row, str) and len(row) == 2 for row in rows
+    ):
+        raise SpecError(f"the path of {name!r} is [start, end] or a list of [progress, time] knots, not {value!r}")
+    knots = tuple((_time(name, place), _time(name, time)) for place, time in rows)
+    if any(a >= b for (a, _), (b, _) in zip(knots, knots[1:], strict=False)):
+        raise SpecError(f"the progress of {name!r}'s knots must grow, as it does not in {value!r}")
+    return knots

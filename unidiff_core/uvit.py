@@ -1,0 +1,244 @@
+"""U-ViT: the transformer with long skips of UniDiffuser, over any set of streams.
+
+Everything is a token: one for each modality's time, one for each patch, step or vector of each stream. Source: Bao et
+al. 2023, "All are Worth Words", and the UniDiffuser paper, section 4.2 (LayerNorm after, on the residual path).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from unidiff_core.backbone import Backbone, Port, Ports
+from unidiff_core.predictor import Latents, Times, modality_of
+from unidiff_core.stream import Stream
+
+
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """Sinusoids of real-valued times ``[b]``: ``[b, width]``, the cosines first, in float32."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def cut(x: Tensor, stream: Stream) -> Tensor:
+    """A stream's tensor ``[b, *shape]`` → tokens ``[b, n, token_width]``, channel first within a patch."""
+    match stream.layout:
+        case "vector":
+            return x[:, None]
+        case "sequence":
+            return x
+        case "grid":
+            names = "uvw"[: len(stream.patch)]
+            sizes = {f"{name}p": side for name, side in zip(names, stream.patch, strict=True)}
+            split = " ".join(f"({name} {name}p)" for name in names)
+            return rearrange(x, f"b c {split} -> b ({' '.join(names)}) (c {' '.join(sizes)})", **sizes)
+
+
+def join(tokens: Tensor, stream: Stream, grid: Sequence[int]) -> Tensor:
+    """Tokens ``[b, n, token_width]`` on a token grid → the tensor ``[b, *shape]``, channel last within a patch."""
+    match stream.layout:
+        case "vector":
+            return tokens[:, 0]
+        case "sequence":
+            return tokens
+        case "grid":
+            names = "uvw"[: len(stream.patch)]
+            sizes = {f"{name}p": side for name, side in zip(names, stream.patch, strict=True)}
+            sizes |= dict(zip(names, grid, strict=True))
+            whole = " ".join(f"({name} {name}p)" for name in names)
+            pattern = f"b ({' '.join(names)}) ({' '.join(f'{name}p' for name in names)} c) -> b c {whole}"
+            return rearrange(tokens, pattern, **sizes)
+
+
+class StreamTokens(nn.Module):
+    """One stream's way into the sequence and out of it: embedding, positions, head.
+
+    The positions are a parameter on the stream's native token grid, whatever the grid of the data: they are resized
+    (bilinear) on the way, so that going to another resolution changes no weight.
+    """
+
+    def __init__(self, port: Port, width: int) -> None:
+        super().__init__()
+        self.port = port
+        self.embed = nn.Linear(port.seen.token_width, width)
+        self.position = nn.Parameter(torch.zeros(port.seen.num_tokens, width))
+        self.head = nn.Linear(width, port.predicted.token_width)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """``[b, *shape]`` → embedded tokens ``[b, n, width]``."""
+        return self.embed(cut(x, self.port.seen)) + self.resized_position(tuple(x.shape[1:]))
+
+    def prediction(self, tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Tokens ``[b, n, width]`` of a tensor of this shape → prediction for it."""
+        return join(self.head(tokens), self.port.predicted, self.port.seen.token_grid_of(shape))
+
+    def resized_position(self, shape: tuple[int, ...]) -> Tensor:
+        """The positions ``[n, width]`` for a tensor of this shape."""
+        native, grid = self.port.seen.token_grid, self.port.seen.token_grid_of(shape)
+        if grid == native:
+            return self.position
+        plane = self.position.T.reshape(1, -1, *native)  # (1, width, *native)
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(native)]
+        return F.interpolate(plane, size=grid, mode=mode, align_corners=False).flatten(2)[0].T
+
+
+class Block(nn.Module):
+    """Attention and MLP with the LayerNorm after each sum. An out block first merges its skip."""
+
+    def __init__(self, width: int, heads: int, mlp_width: int, *, has_skip: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.skip_linear = nn.Linear(2 * width, width) if has_skip else None
+        self.norm1 = nn.LayerNorm(width) if has_skip else None
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.fc2 = nn.Linear(mlp_width, width)
+        self.norm3 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """``[b, n, width]`` → the same."""
+        if self.skip_linear is not None and self.norm1 is not None and skip is not None:
+            x = self.norm1(self.skip_linear(torch.cat([x, skip], dim=-1)))
+        x = self.norm2(x + self.attention(x))
+        return self.norm3(x + self.fc2(F.gelu(self.fc1(x))))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Self-attention over all tokens."""
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+
+
+class UViT(Backbone):
+    """The post-LN U-ViT.
+
+    The released UniDiffuser is width 1536, depth 31, 24 heads over the streams ae 4×64×64 /2, clip 512 and text 77×64:
+    952,504,912 parameters, 952,509,520 with two data types.
+
+    Args:
+        ports: modality → stream → what is seen and predicted.
+        width: of a token.
+        depth: number of blocks, odd: (depth − 1)/2 in, one in the middle, as many out.
+        heads: attention heads; they divide `width`.
+        mlp_ratio: width of the MLP over `width`.
+        data_types: number of learnt data-type tokens of which each sample shows one (2 in UniDiffuser v1: web, curated);
+            0 for none.
+        position_std: standard deviation of the initial positions. 0.02 in the release; tiny networks learn faster
+            from larger ones.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        width: int = 1536,
+        depth: int = 31,
+        heads: int = 24,
+        mlp_ratio: float = 4.0,
+        data_types: int = 0,
+        position_std: float = 0.02,
+    ) -> None:
+        super().__init__()
+        if depth % 2 == 0 or width % heads:
+            raise ValueError(
+                f"a U-ViT needs an odd depth and heads that divide its width, not {depth=}, {width=}, {heads=}"
+            )
+        self.width, self.depth, self.heads, self.mlp_ratio = width, depth, heads, mlp_ratio
+        self.data_types, self.position_std = data_types, position_std
+        self.time_position = nn.ParameterDict({name: nn.Parameter(torch.zeros(1, width)) for name in ports})
+        self.streams = nn.ModuleDict(
+            {
+                name: nn.ModuleDict({stream: StreamTokens(port, width) for stream, port in rows.items()})
+                for name, rows in ports.items()
+            }
+        )
+        if data_types:
+            self.data_type = nn.Embedding(data_types, width)
+            self.data_type_position = nn.Parameter(torch.zeros(1, width))
+
+        def blocks(num: int, *, has_skip: bool) -> nn.ModuleList:
+            return nn.ModuleList(Block(width, heads, round(width * mlp_ratio), has_skip=has_skip) for _ in range(num))
+
+        self.in_blocks = blocks(depth // 2, has_skip=False)
+        self.mid_blocks = blocks(1, has_skip=False)
+        self.out_blocks = blocks(depth // 2, has_skip=True)
+        self.norm = nn.LayerNorm(width)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """All initialisation: linear layers truncated normal 0.02 without bias, positions `position_std`."""
+        for name, parameter in self.named_parameters():
+            if "position" in name:
+                nn.init.trunc_normal_(
+                    parameter, std=self.position_std, a=-2 * self.position_std, b=2 * self.position_std
+                )
+            elif parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def tokens_of(self, key: str) -> StreamTokens:
+        """The way in and out of a stream, by its full name."""
+        modality, _, stream = key.partition(".")
+        return self.streams[modality][stream]  # type: ignore[index, return-value]
+
+    def forward(self, latents: Latents, times: Times, data_type: Tensor | None = None) -> dict[str, Tensor]:
+        """Predictions of all streams in `latents`.
+
+        Args:
+            latents: ``"<modality>.<stream>" -> [b, *shape]``.
+            times: modality → ``[b]`` in 0..T.
+            data_type: ``[b]`` int64; the last type (curated) if not given.
+        """
+        keys = [key for key in self.stream_keys() if key in latents]
+        pieces = [self.stem(times, data_type), *(self.tokens_of(key).tokens(latents[key]) for key in keys)]
+        lengths = [piece.shape[1] for piece in pieces]
+        x = torch.cat(pieces, dim=1)  # (b, n, width)
+
+        skips = []
+        for block in self.in_blocks:
+            x = block(x)
+            skips.append(x)
+        for block in self.mid_blocks:
+            x = block(x)
+        for block in self.out_blocks:
+            x = block(x, skips.pop())
+
+        tokens = self.norm(x).split(lengths, dim=1)[1:]
+        return {
+            key: self.tokens_of(key).prediction(piece, tuple(latents[key].shape[1:]))
+            for key, piece in zip(keys, tokens, strict=True)
+        }
+
+    def stream_keys(self) -> list[str]:
+        """Full names of all streams, in token order."""
+        return [f"{name}.{stream}" for name, rows in self.streams.items() for stream in rows]  # type: ignore[attr-defined]
+
+    def stem(self, times: Times, data_type: Tensor | None) -> Tensor:
+        """The tokens before the streams': times, then the data type. ``[b, n, width]``."""
+        dtype = self.norm.weight.dtype
+        rows = [
+            timestep_embedding(times[name], self.width).to(dtype)[:, None] + position
+            for name, position in self.time_position.items()
+            if name in times
+        ]
+        if self.data_types:
+            some = next(iter(times.values()))
+            kind = torch.full_like(some, self.data_types - 1, dtype=torch.int64) if data_type is None else data_type
+            rows.append(self.data_type(kind)[:, None] + self.data_type_position)
+        return torch.cat(rows, dim=1)
+
+
+def ports_of(streams: Mapping[str, Stream]) -> dict[str, dict[str, Port]]:
+    """Ports of streams by full name, seen and predicted as they are."""
+    ports: dict[str, dict[str, Port]] = {}
+    for key, stream in streams.items():
+        ports.setdefault(modality_of(key), {})[key.partition(".")[2]] = Port(stream, stream)
+    return ports
