@@ -1,0 +1,1 @@
+"""Coloured handwritten digits with captions: a source of samples and a judge of them."""

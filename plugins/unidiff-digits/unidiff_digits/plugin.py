@@ -1,0 +1,11 @@
+"""What this distribution registers."""
+
+from unidiff_core.plugin import Registry, hookimpl
+
+
+@hookimpl
+def unidiff_register(registry: Registry) -> None:
+    """Register the source."""
+    from unidiff_digits.source import DigitsSource
+
+    registry.add(DigitsSource)

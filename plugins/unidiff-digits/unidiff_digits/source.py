@@ -1,0 +1,124 @@
+"""Coloured handwritten digits, made from scikit-learn's scans."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from unidiff_core.shard import Members
+from unidiff_core.source import Source
+
+from unidiff_digits.grammar import COLOURS, GROUNDS, PHRASINGS, phrase
+
+T = TypeVar("T")
+
+SIZE = 32
+TRAIN_SHARE = 0.8
+INKS = dict(
+    zip(
+        COLOURS,
+        [(235, 35, 35), (20, 165, 45), (60, 80, 255), (245, 215, 0), (0, 195, 225), (220, 40, 205)],
+        strict=True,
+    )
+)
+GROUND_COLOURS = dict(zip(GROUNDS, [(0, 0, 0), (255, 255, 255), (120, 120, 120)], strict=True))
+"""RGB, 0..255. The inks are 60° of hue apart; every pair of ink and ground is at least 130 apart."""
+
+
+@cache
+def load_scans() -> tuple[np.ndarray, np.ndarray]:
+    """All scans in their original order: intensities ``[n, 8, 8]`` in 0..1 and numerals ``[n]``."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return (bunch.images / 16.0).astype(np.float32), bunch.target.astype(str)
+
+
+def enlarge(scan: np.ndarray) -> np.ndarray:
+    """Intensity ``[8, 8]`` → ``[32, 32]``, smoothly (bicubic), in 0..1."""
+    image = Image.fromarray(scan.astype(np.float32)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(image), 0.0, 1.0)
+
+
+def draw(scan: np.ndarray, colour: str, ground: str) -> Image.Image:
+    """A scan in ink on a ground: ground + (ink − ground) · intensity, 32×32 RGB."""
+    intensity = enlarge(scan)[..., None]
+    paper, ink = np.array(GROUND_COLOURS[ground]), np.array(INKS[colour])
+    return Image.fromarray(np.rint(paper + (ink - paper) * intensity).astype(np.uint8))
+
+
+def _deck(values: Sequence[T], rng: np.random.Generator) -> Iterator[T]:
+    """Values for ever: all of them shuffled, then all again, so that each is drawn equally often."""
+    while True:
+        yield from (values[i] for i in rng.permutation(len(values)))
+
+
+class DigitsSource(Source):
+    """Handwritten digits in colour, with captions and labels.
+
+    The first 80 % of the scans by index are `train`, the last 20 % (approximately other writers) are `test`.
+
+    Args:
+        renderings_train: how often each training scan is drawn, each time in another ink, ground and phrasing.
+        renderings_test: the same for each test scan; 3 give 1080 samples.
+        scans: at most so many scans of each split, for a quick try; all by default.
+        seed: of the choice of inks, grounds and phrasings.
+    """
+
+    def __init__(
+        self, renderings_train: int = 8, renderings_test: int = 3, scans: int | None = None, seed: int = 0
+    ) -> None:
+        if min(renderings_train, renderings_test) < 1 or (scans is not None and scans < 1):
+            raise ValueError(f"renderings and scans are at least 1, not {renderings_train}, {renderings_test}, {scans}")
+        self.renderings_train = renderings_train
+        self.renderings_test = renderings_test
+        self.scans = scans
+        self.seed = seed
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Samples of `train` and `test`."""
+        return {split: len(self._indices(split)) * self._renderings(split) for split in ("train", "test")}
+
+    def samples(self, split: str) -> Iterator[Members]:
+        """PNG, caption and labels, scan by scan."""
+        scans, numerals = load_scans()
+        rng = np.random.default_rng([self.seed, split == "test"])
+        looks = _deck([(colour, ground) for colour in COLOURS for ground in GROUNDS], rng)
+        phrasings = _deck(range(len(PHRASINGS)), rng)
+        for index in self._indices(split):
+            for rendering in range(self._renderings(split)):
+                (colour, ground), phrasing = next(looks), next(phrasings)
+                digit = str(numerals[index])
+                yield {
+                    "__key__": f"{index:05d}-{rendering:02d}",
+                    "png": _png(draw(scans[index], colour, ground)),
+                    "txt": phrase(phrasing, digit, colour, ground).encode(),
+                    "json": json.dumps({"digit": digit, "colour": colour, "ground": ground}).encode(),
+                }
+
+    def _indices(self, split: str) -> range:
+        total = len(load_scans()[0])
+        first_test = int(total * TRAIN_SHARE)
+        match split:
+            case "train":
+                indices = range(first_test)
+            case "test":
+                indices = range(first_test, total)
+            case _:
+                raise ValueError(f"no split {split!r}; there are train and test")
+        return indices[: self.scans]
+
+    def _renderings(self, split: str) -> int:
+        return self.renderings_train if split == "train" else self.renderings_test
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "png")
+    return stream.getvalue()
