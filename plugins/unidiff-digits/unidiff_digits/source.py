@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
+
 from unidiff_core.shard import Members
 from unidiff_core.source import Source
-
 from unidiff_digits.grammar import COLOURS, GROUNDS, PHRASINGS, phrase
 
 T = TypeVar("T")
@@ -26,8 +26,8 @@ INKS = dict(
         strict=True,
     )
 )
-GROUND_COLOURS = dict(zip(GROUNDS, [(0, 0, 0), (255, 255, 255), (120, 120, 120)], strict=True))
-"""RGB, 0..255. The inks are 60° of hue apart; every pair of ink and ground is at least 130 apart."""
+GROUND_COLOURS = dict(zip(GROUNDS, [(0, 0, 0), (255, 255, 255), (150, 150, 150)], strict=True))
+"""RGB, 0..255. The inks are 60° of hue apart; every pair of ink and ground is at least 140 apart."""
 
 
 @cache
