@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from functools import cache
 from itertools import product
 from typing import NamedTuple
@@ -55,16 +56,21 @@ def parse(sentence: str) -> Reading | None:
     return _sentences().get(sentence)
 
 
-def spot(sentence: str) -> Reading | None:
-    """What any text says of a digit, a colour and a ground, sentence or not.
+class Words(NamedTuple):
+    """What a text mentions, None where it mentions none or several."""
 
-    None unless it names exactly one digit and at least one colour. The ground is a ground's name after "on".
-    """
-    words = sentence.lower().split()
+    digit: str | None
+    colour: str | None
+    ground: str | None
+
+
+def spot(text: str) -> Words:
+    """What any text mentions of digits, colours and grounds, be it a sentence or not."""
+    words = text.lower().split()
     numerals = [str(NUMBERS.index(word)) if word in NUMBERS else word for word in words]
-    digits = {word for word in numerals if word.isdecimal() and len(word) == 1}
-    colours = {word for word in words if word in COLOURS}
-    if len(digits) != 1 or len(colours) != 1:
-        return None
-    grounds = {word for word in words if word in GROUNDS}
-    return Reading(digits.pop(), colours.pop(), grounds.pop() if len(grounds) == 1 else None)
+    return Words(_only(numerals, tuple("0123456789")), _only(words, COLOURS), _only(words, GROUNDS))
+
+
+def _only(words: Iterable[str], known: Container[str]) -> str | None:
+    found = {word for word in words if word in known}
+    return found.pop() if len(found) == 1 else None

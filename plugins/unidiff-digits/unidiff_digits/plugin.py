@@ -5,7 +5,9 @@ from unidiff_core.plugin import Registry, hookimpl
 
 @hookimpl
 def unidiff_register(registry: Registry) -> None:
-    """Register the source."""
+    """Register the source and the judge."""
+    from unidiff_digits.judge import DigitsJudge
     from unidiff_digits.source import DigitsSource
 
     registry.add(DigitsSource)
+    registry.add(DigitsJudge)

@@ -1,0 +1,155 @@
+import io
+import json
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image
+from unidiff_digits import grammar
+from unidiff_digits.judge import DigitsJudge
+from unidiff_digits.source import DigitsSource, draw, load_scans
+
+from unidiff_core.plugin import load_plugins
+
+
+def unpack(source, split):
+    rows = list(source.samples(split))
+    labels = [json.loads(row["json"]) for row in rows]
+    images = [Image.open(io.BytesIO(row["png"])) for row in rows]
+    return images, [row["txt"].decode() for row in rows], {key: [row[key] for row in labels] for key in labels[0]}
+
+
+@pytest.fixture(scope="module")
+def train():
+    return unpack(DigitsSource(renderings_train=2), "train")
+
+
+@pytest.fixture(scope="module")
+def test():
+    return unpack(DigitsSource(), "test")
+
+
+@pytest.fixture(scope="module")
+def judge(train):
+    judge = DigitsJudge()
+    judge.fit("image", train[0], train[2])
+    return judge
+
+
+def test_every_sentence_parses_back():
+    rows = product(range(len(grammar.PHRASINGS)), map(str, range(10)), grammar.COLOURS, grammar.GROUNDS)
+    for phrasing, digit, colour, ground in rows:
+        sentence = grammar.phrase(phrasing, digit, colour, ground)
+        expected = (digit, colour, ground if grammar.names_ground(phrasing) else None)
+        assert tuple(grammar.parse(sentence)) == expected
+        assert tuple(grammar.spot(sentence)) == expected
+        assert len(sentence.split()) <= 14 and sentence == sentence.lower()
+
+
+@pytest.mark.parametrize("text", ["", "red", "a red seven ", "A red seven", "a eight drawn in red", "a red red seven"])
+def test_what_the_grammar_does_not_produce_is_not_well_formed(text):
+    assert grammar.parse(text) is None
+    assert DigitsJudge().well_formed("text", text) is False
+
+
+def test_spotting_is_tolerant_but_not_credulous():
+    assert grammar.spot("seven in RED , red") == ("7", "red", None)
+    assert grammar.spot("a red blue 7 or 3 on grey") == (None, None, "grey")
+
+
+def test_no_test_scan_is_in_train():
+    source = DigitsSource(renderings_train=1, renderings_test=1)
+    keys = {split: {row["__key__"][:5] for row in source.samples(split)} for split in source.splits}
+    assert source.splits == {"train": 1437, "test": 360}
+    assert not keys["train"] & keys["test"]
+    assert max(keys["train"]) < min(keys["test"])
+
+
+def test_samples_repeat_and_follow_the_seed():
+    first, again, other = (list(DigitsSource(scans=3, seed=seed).samples("train")) for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(first) == DigitsSource(scans=3).splits["train"] == 24
+
+
+def test_looks_are_balanced(test):
+    _, captions, labels = test
+    assert len(captions) == 1080
+    counts = Counter(zip(labels["colour"], labels["ground"], strict=True))
+    assert set(counts.values()) == {60}
+
+
+def test_a_caption_says_what_its_labels_say(test):
+    _, captions, labels = test
+    for caption, digit, colour, ground in zip(
+        captions, labels["digit"], labels["colour"], labels["ground"], strict=True
+    ):
+        reading = grammar.parse(caption)
+        assert (reading.digit, reading.colour) == (digit, colour)
+        assert reading.ground in (None, ground)
+
+
+@pytest.mark.parametrize("options", [{"scans": 0}, {"renderings_train": 0}])
+def test_bad_sizes_are_refused(options):
+    with pytest.raises(ValueError, match="at least 1"):
+        DigitsSource(**options)
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="train and test"):
+        list(DigitsSource().samples("valid"))
+
+
+def test_the_judge_reads_other_writers(judge, test):
+    images, captions, labels = test
+    for modality, raws in (("image", images), ("text", captions)):
+        readings = judge.read(modality, raws)
+        accuracy = {
+            label: np.mean([a == b for a, b in zip(readings[label], labels[label], strict=True)]) for label in labels
+        }
+        assert accuracy["digit"] >= (0.95 if modality == "image" else 1.0)
+        assert accuracy["colour"] == 1.0
+        assert accuracy["ground"] == (1.0 if modality == "image" else pytest.approx(3 / 8, abs=0.01))
+    assert all(judge.well_formed("text", caption) for caption in captions)
+    assert judge.well_formed("image", images[0]) is None
+
+
+def test_the_judge_fails_on_nonsense(judge, test):
+    rng = np.random.default_rng(0)
+    noise = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(20)]
+    for readings in judge.read("image", [*noise, Image.new("RGB", (32, 32), "red")]).values():
+        assert set(readings) == {None}
+    upside_down = [image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) for image in test[0]]
+    digits = judge.read("image", upside_down)["digit"]
+    assert np.mean([a == b for a, b in zip(digits, test[2]["digit"], strict=True)]) < 0.6
+
+
+def test_the_judge_tolerates_noise_and_other_sizes(judge):
+    rng = np.random.default_rng(0)
+    scan = load_scans()[0][0]
+    clean = draw(scan, "blue", "grey")
+    noisy = Image.fromarray(np.clip(np.asarray(clean) + rng.normal(0, 15, (32, 32, 3)), 0, 255).astype(np.uint8))
+    for image in (noisy, clean.resize((64, 64)), clean.convert("RGBA")):
+        assert judge.read("image", [image]) == {"digit": ["0"], "colour": ["blue"], "ground": ["grey"]}
+
+
+def test_features_see_a_copy_in_any_ink_and_no_copy_in_another_scan(judge):
+    scans = load_scans()[0]
+    a, copy, other = judge.features(
+        "image", [draw(scans[0], "red", "black"), draw(scans[0], "cyan", "white"), draw(scans[10], "red", "black")]
+    )
+    assert np.linalg.norm(a - copy) < 0.1 < 0.5 < np.linalg.norm(a - other)
+
+
+def test_an_unknown_modality_and_an_unfitted_judge_are_named():
+    with pytest.raises(ValueError, match="'sound'"):
+        DigitsJudge().read("sound", [])
+    with pytest.raises(ValueError, match="fit"):
+        DigitsJudge().read("image", [])
+
+
+def test_the_plugin_registers():
+    registered = load_plugins()
+    assert not registered.failures
+    assert {"DigitsSource", "DigitsJudge"} <= set(registered.registrations)
+    assert registered.registrations["DigitsJudge"].distribution == "unidiff-digits"
