@@ -20,6 +20,8 @@ class Judge(ABC):
     """Names of the labels that it reads, ``("digit", "colour")``."""
     modalities: tuple[str, ...]
     """Names of the modalities that it can read."""
+    well_formed_name: str = "well_formed"
+    """What tables call the share of samples that are `well_formed`."""
 
     @abstractmethod
     def fit(self, modality: str, raws: Sequence[Raw], labels: dict[str, list[str]]) -> None:

@@ -52,6 +52,7 @@ class DigitsJudge(Judge):
 
     labels = ("digit", "colour", "ground")
     modalities = ("image", "text")
+    well_formed_name = "grammatical"
 
     def __init__(self, contrast: float = 60.0, explained: float = 0.7, regularization: float = 10.0) -> None:
         self.contrast = contrast

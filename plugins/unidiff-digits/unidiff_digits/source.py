@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -95,12 +95,13 @@ class DigitsSource(Source):
             for rendering in range(self._renderings(split)):
                 (colour, ground), phrasing = next(looks), next(phrasings)
                 digit = str(numerals[index])
-                yield {
+                members: dict[str, Any] = {
                     "__key__": f"{index:05d}-{rendering:02d}",
                     "png": _png(draw(scans[index], colour, ground)),
                     "txt": phrase(phrasing, digit, colour, ground).encode(),
                     "json": json.dumps({"digit": digit, "colour": colour, "ground": ground}).encode(),
                 }
+                yield members
 
     def _indices(self, split: str) -> range:
         total = len(load_scans()[0])

@@ -1,0 +1,134 @@
+"""`unidiffuser evaluate`: draw samples of several queries, judge them, write the numbers and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from unidiff_core.evaluation import Evaluation, Sampler, Settings
+    from unidiff_core.judge import Judge
+
+DESCRIPTION = """Draw samples of several queries, judge them against the test data, and write into the model's directory
+evaluation.json (every number with its 95 %% interval) and report.html (pictures first, then the table).
+
+examples:
+  unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml
+  unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml --num 100 --steps 10
+"""
+RESULT = "evaluation.json"
+REPORT = "report.html"
+
+
+def run(argv: Sequence[str]) -> None:
+    """Evaluate the model that `argv` names.
+
+    Raises:
+        ValueError: if the directory, the settings or the shards do not fit; says why.
+    """
+    from unidiff_core.evaluation import Settings
+
+    parser = _parser()
+    config = parser.instantiate_classes(parser.parse_args(list(argv)))
+    settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})
+    if config.num is not None:
+        settings = replace(settings, queries={k: replace(q, num=config.num) for k, q in settings.queries.items()})
+    settings.check()
+    directory = Path(config.directory)
+    model = _load(directory)
+    write(directory, model, _evaluate(model, config.judge, settings))
+
+
+def write(directory: Path, model: Sampler, evaluation: Evaluation) -> None:
+    """Write both files and print the table."""
+    from unidiff_core.report import write_report
+
+    codecs = {name: modality.codec for name, modality in model.modalities.items()}
+    pictures = sorted(directory.glob("**/reconstructions.png"))
+    evaluation.write(directory / RESULT)
+    write_report(directory / REPORT, evaluation, codecs, title=directory.resolve().name, pictures=pictures)
+    _print_table(evaluation)
+    print(f"{directory / RESULT}\n{directory / REPORT}")
+
+
+def _parser() -> ArgumentParser:
+    from argparse import RawDescriptionHelpFormatter
+
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    from unidiff_core.evaluation import Settings
+    from unidiff_core.judge import Judge
+    from unidiff_core.plugin import load_plugins
+
+    class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+        """Keeps the examples' lines."""
+
+    load_plugins()
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="unidiffuser evaluate", description=DESCRIPTION, parser_mode="omegaconf+", formatter_class=Formatter
+    )
+    parser.add_argument("directory", type=str, help="Model directory; the results are written into it.")
+    parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
+    parser.add_argument("--judge", type=Judge, required=True, help="Who reads the labels off the samples.")
+    parser.add_argument("--num", type=int | None, default=None, help="Samples of every query, in place of each own.")
+    parser.add_class_arguments(Settings)
+    return parser
+
+
+def _load(directory: Path) -> Sampler:
+    from unidiff_core import UniDiffuser
+
+    if not directory.is_dir():
+        raise ValueError(f"no such model directory: {directory}. Train one with `unidiffuser fit`")
+    model: Sampler = UniDiffuser.from_pretrained(directory)
+    return model
+
+
+def _evaluate(model: Sampler, judge: Judge, settings: Settings) -> Evaluation:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from unidiff_core.evaluation import evaluate
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns) as progress:
+        total = progress.add_task("samples", total=sum(query.num for query in settings.queries.values()))
+        return evaluate(
+            model, judge, settings, lambda name, count: progress.update(total, description=name, advance=count)
+        )
+
+
+def _print_table(evaluation: Evaluation) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from unidiff_core.report import table_rows, unmeasured
+
+    table = Table("query", "metric", "value", "95 % interval", "n", "criterion")
+    last = None
+    for row in table_rows(evaluation):
+        if last not in (None, row.subject):
+            table.add_section()
+        mark = "" if row.is_met is None else "[green]✓[/] " if row.is_met else "[bold red]✗[/] "
+        subject = escape(row.subject) if row.subject != last else ""
+        number = f"{row.estimate.value:.3f}"
+        table.add_row(subject, row.metric, number, row.interval, str(row.estimate.n), mark + escape(row.criterion))
+        last = row.subject
+    console = Console()
+    console.print(table)
+    for line in unmeasured(evaluation):
+        console.print(f"[bold red]✗[/] {escape(line)}")
