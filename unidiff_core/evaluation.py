@@ -221,7 +221,7 @@ def load_samples(folder: str | Path, codecs: Mapping[str, Codec]) -> Samples:
     raws: Raws = {name: [] for name in codecs}
     rows: list[dict[str, Any]] = []
     for sample in read_shards(folder):
-        key = sample["__key__"]
+        key: Any = sample["__key__"]
         for name, codec in codecs.items():
             member = next((m for m in (f"{name}.{codec.extension}", codec.extension) if m in sample), None)
             if member is None:

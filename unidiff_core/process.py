@@ -64,7 +64,7 @@ class ForwardProcess(nn.Module, ABC):
     def correct(
         self, x: Tensor, x_next: Tensor, clean: Tensor, clean_next: Tensor, t: float, t_next: float, solver: Solver
     ) -> Tensor:
-        """A better x_next, from the clean estimate that was made there, when the solver makes two evaluations a step."""
+        """A better x_next from the clean estimate made there, for a solver of two evaluations a step."""
         return x_next
 
     def seen(self, stream: Stream) -> Stream:

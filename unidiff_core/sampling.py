@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unidiff_core import randomness
 from unidiff_core.guidance import Guidance
-from unidiff_core.predictor import Latents, Predictor, Times, modality_of
+from unidiff_core.predictor import Latents, Predictor, modality_of
 from unidiff_core.process import ForwardProcess, time_tensor
 from unidiff_core.schedule import T
 from unidiff_core.solver import Past, Solver, find_solver

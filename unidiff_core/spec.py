@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -147,7 +148,7 @@ class TimestepSpec:
         """The stretches of progress between knots in which some solved modality moves."""
         places = {place for path in self.paths.values() for place, _ in path.knots} | {0.0, 1.0}
         edges = sorted(places)
-        pairs = list(zip(edges, edges[1:], strict=False))
+        pairs = list(itertools.pairwise(edges))
         return [(a, b) for a, b in pairs if any(self.paths[name](a) != self.paths[name](b) for name in self.solved)]
 
     def __str__(self) -> str:
@@ -228,6 +229,6 @@ def _knots(name: str, value: Sequence[Any]) -> tuple[tuple[float, float], ...]:
     ):
         raise SpecError(f"the path of {name!r} is [start, end] or a list of [progress, time] knots, not {value!r}")
     knots = tuple((_time(name, place), _time(name, time)) for place, time in rows)
-    if any(a >= b for (a, _), (b, _) in zip(knots, knots[1:], strict=False)):
+    if any(a >= b for (a, _), (b, _) in itertools.pairwise(knots)):
         raise SpecError(f"the progress of {name!r}'s knots must grow, as it does not in {value!r}")
     return knots

@@ -129,7 +129,7 @@ class UViT(Backbone):
         depth: number of blocks, odd: (depth − 1)/2 in, one in the middle, as many out.
         heads: attention heads; they divide `width`.
         mlp_ratio: width of the MLP over `width`.
-        data_types: number of learnt data-type tokens of which each sample shows one (2 in UniDiffuser v1: web, curated);
+        data_types: number of learnt data-type tokens of which each sample shows one (2 in v1: web, curated);
             0 for none.
         position_std: standard deviation of the initial positions. 0.02 in the release; tiny networks learn faster
             from larger ones.

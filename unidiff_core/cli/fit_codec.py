@@ -1,0 +1,138 @@
+"""`unidiffuser fit-codec`: train a network that a codec loads, and export it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from unidiff_core.codec_training import CodecTraining
+from unidiff_core.plugin import load_plugins
+
+CONFIG = "fit_codec.yaml"
+METRICS = "metrics.json"
+CHECKPOINT = "last.ckpt"
+
+
+class CodecCLI(LightningCLI):
+    """LightningCLI with an output folder."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add where to, and whether anew."""
+        parser.add_argument("--output", type=str, required=True, help="Folder to export the network to.")
+        parser.add_argument("--overwrite", type=bool, default=False, help="Train again although the folder is complete.")
+
+    def recipe(self) -> str:
+        """The configuration that the result depends on, as YAML."""
+        kept = self.config.clone()
+        for name in ("config", "overwrite"):
+            kept.pop(name, None)
+        return str(self.parser.dump(kept, skip_none=False, skip_validation=True))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train and export what `argv` configures; restartable.
+
+    A complete output folder is left alone unless ``--overwrite=true``. An interrupted training goes on from its last
+    checkpoint. The output folder appears whole or not at all.
+    """
+    load_plugins()
+    cli = _parse(argv)
+    output = Path(cli.config.output)
+    if output.is_dir() and not cli.config.overwrite:
+        _explain_skip(output, cli.recipe())
+        return 0
+    started = time.monotonic()
+    work = _prepare(output.with_name(output.name + ".partial"), cli.recipe())
+    _train(cli, work)
+    metrics = _export(cli.model, cli.datamodule, work / "export")
+    (work / "export" / CONFIG).write_text(cli.recipe())
+    _publish(work / "export", output)
+    shutil.rmtree(work)
+    print(f"{output}: {_text(metrics)}; {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> CodecCLI:
+    """Parse and instantiate; nothing is read or built yet."""
+    before, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns where it sees arguments in both places
+    try:
+        return CodecCLI(
+            CodecTraining,
+            LightningDataModule,
+            save_config_callback=None,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            trainer_defaults={"logger": False, "enable_checkpointing": True},
+            parser_kwargs={"parser_mode": "omegaconf+", "prog": "unidiffuser fit-codec"},
+            args=list(argv),
+            run=False,
+        )
+    finally:
+        sys.argv = before
+
+
+def _explain_skip(output: Path, recipe: str) -> None:
+    made_with = output / CONFIG
+    same = made_with.is_file() and made_with.read_text() == recipe
+    how = "complete" if same else "complete, but made with ANOTHER configuration"
+    print(f"{output} is {how}; skipped. Give --overwrite=true to train it again.")
+
+
+def _prepare(work: Path, recipe: str) -> Path:
+    """The folder of the unfinished training; emptied if it was of another configuration."""
+    made_with = work / CONFIG
+    if work.is_dir() and not (made_with.is_file() and made_with.read_text() == recipe):
+        print(f"{work} is of another configuration; starting over.")
+        shutil.rmtree(work)
+    shutil.rmtree(work / "export", ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    made_with.write_text(recipe)
+    return work
+
+
+def _train(cli: CodecCLI, work: Path) -> None:
+    trainer: Trainer = cli.trainer
+    keep = ModelCheckpoint(dirpath=work, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    others = [callback for callback in trainer.callbacks if not isinstance(callback, ModelCheckpoint)]  # type: ignore[attr-defined]
+    trainer.callbacks = [*others, keep]  # type: ignore[attr-defined]
+    last = work / CHECKPOINT
+    if last.is_file():
+        print(f"going on from {last}")
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def _export(model: CodecTraining, data: Any, folder: Path) -> dict[str, float]:
+    folder.mkdir()
+    metrics = model.export(folder, data)
+    (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
+    model.show(folder, data)
+    return metrics
+
+
+def _publish(folder: Path, output: Path) -> None:
+    """Put the exported folder in its place, in one step as far as anyone else can see."""
+    old = output.with_name(output.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.rename(output, old)
+    os.rename(folder, output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _text(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
