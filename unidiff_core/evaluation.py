@@ -69,7 +69,7 @@ class Criterion:
     """The query, as it is written among the queries."""
     metric: str
     minus: str | None = None
-    """Another metric of the query, subtracted first."""
+    """Another metric of the query, subtracted first: the bounds are then relative to it."""
     at_least: float | None = None
     at_most: float | None = None
 
@@ -87,10 +87,13 @@ class Criterion:
             return False
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
-    def __str__(self) -> str:
-        name = self.metric + (f" − {self.minus}" if self.minus else "")
-        low = [] if self.at_least is None else [f"≥ {self.at_least:g}"]
-        return f"{name} {' and '.join(low + ([] if self.at_most is None else [f'≤ {self.at_most:g}']))}"
+    @property
+    def bounds(self) -> str:
+        """What the metric must be, ``≥ 0.95`` or ``≥ given_digit − 0.03``."""
+        pairs = [(sign, bound) for sign, bound in (("≥", self.at_least), ("≤", self.at_most)) if bound is not None]
+        if self.minus is None:
+            return " and ".join(f"{sign} {bound:g}" for sign, bound in pairs)
+        return " and ".join(f"{sign} {self.minus} {'−' if bound < 0 else '+'} {abs(bound):g}" for sign, bound in pairs)
 
 
 @dataclass(frozen=True)

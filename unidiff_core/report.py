@@ -48,17 +48,17 @@ class Row:
     @property
     def interval(self) -> str:
         """Ends of the 95 % interval."""
-        return f"{self.estimate.low:.3f} – {self.estimate.high:.3f}"
+        return f"{self.estimate.low:.3f}–{self.estimate.high:.3f}"
 
 
 def table_rows(evaluation: Evaluation) -> Iterator[Row]:
-    """Every metric of every query with its criterion, then the judges' accuracies."""
+    """Every metric of every query with its criterion, then the judges' accuracies on real test samples."""
     for query, metrics in evaluation.queries.items():
         for metric, estimate in metrics.items():
             yield _row(evaluation, query, metric, estimate)
     for modality, labels in evaluation.judges.items():
         for label, estimate in labels.items():
-            yield Row(f"judge of {modality}, real test samples", label, estimate)
+            yield Row(f"judge of {modality}", label, estimate)
 
 
 def _row(evaluation: Evaluation, query: str, metric: str, estimate: Estimate) -> Row:
@@ -66,14 +66,16 @@ def _row(evaluation: Evaluation, query: str, metric: str, estimate: Estimate) ->
     if not mine:
         return Row(query, metric, estimate)
     is_met = all(rule.is_met(evaluation.queries[query]) for rule in mine)
-    return Row(query, metric, estimate, "; ".join(str(rule).removeprefix(f"{metric} ") for rule in mine), is_met)
+    return Row(query, metric, estimate, ", ".join(rule.bounds for rule in mine), is_met)
 
 
 def unmeasured(evaluation: Evaluation) -> list[str]:
     """A line for each criterion whose metric was not measured: it counts as missed."""
     rules = evaluation.settings.criteria
     return [
-        f"{rule.query}: {rule} was not measured" for rule in rules if rule.value(evaluation.queries[rule.query]) is None
+        f"{rule.query}: {rule.metric} {rule.bounds} was not measured"
+        for rule in rules
+        if rule.value(evaluation.queries[rule.query]) is None
     ]
 
 
@@ -154,7 +156,9 @@ def _verdict(row: Row) -> str:
 def _settings(evaluation: Evaluation) -> str:
     settings = evaluation.settings
     queries = "; ".join(f"{name}: {query.num}, guidance {query.guidance:g}" for name, query in settings.queries.items())
-    text = (
-        f"{settings.steps} steps of {settings.solver}, seed {settings.seed}, {evaluation.seconds:.0f} seconds in all."
+    lines = (
+        f"{settings.steps} steps of {settings.solver}, seed {settings.seed}, {evaluation.seconds:.0f} seconds in all.",
+        f"Samples: {queries}.",
+        "Judges are trained on real training samples; their rows are their accuracy on real test samples.",
     )
-    return f'<h2>Settings</h2><p>{escape(text)}</p><p class="dim">Samples: {escape(queries)}.</p>'
+    return "<h2>Settings</h2>" + "".join(f'<p class="dim">{escape(line)}</p>' for line in lines)

@@ -237,7 +237,7 @@ def test_criteria_and_files(settings, tmp_path):
     assert read["settings"]["seed"] == 0 and read["seconds"] >= 0
     assert unmeasured(result) == ["upper: letter ≥ 0.5 was not measured"]
     shown = {(row.subject, row.metric): row for row in table_rows(result)}
-    assert shown["upper | lower", "letter"].criterion == "≥ 0.7 and ≤ 0.9; − given_letter ≥ -0.03"
+    assert shown["upper | lower", "letter"].criterion == "≥ 0.7 and ≤ 0.9, ≥ given_letter − 0.03"
     codecs = {name: modality.codec for name, modality in model.modalities.items()}
     (tmp_path / "seen.png").write_bytes(b"picture")
     write_report(tmp_path / "report.html", result, codecs, title="A <model>", pictures=[tmp_path / "seen.png"])

@@ -114,11 +114,11 @@ def _evaluate(model: Sampler, judge: Judge, settings: Settings) -> Evaluation:
 def _print_table(evaluation: Evaluation) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from unidiff_core.report import table_rows, unmeasured
 
-    table = Table("query", "metric", "value", "95 % interval", "n", "criterion")
+    table = Table("query", Column("metric", no_wrap=True), "value", "95 % interval", "n", "criterion")
     last = None
     for row in table_rows(evaluation):
         if last not in (None, row.subject):
