@@ -1,0 +1,73 @@
+"""The exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+
+class EMA(pl.Callback):
+    """Averages trainable parameters after each optimizer step; frozen codecs and buffers are not its business.
+
+    The average is a thing of its own: under its own key in the checkpoint, in its own file of a model directory, put
+    into the network only inside ``with ema.applied(model)``.
+
+    Args:
+        decay: of the average, after a warm-up in which it is (1 + n)/(10 + n) at step n.
+    """
+
+    def __init__(self, decay: float = 0.9999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of an average is in [0, 1), not {decay}")
+        self.decay = decay
+        self.num_updates = 0
+        self.average: dict[str, Tensor] = {}
+
+    @staticmethod
+    def _trained(module: nn.Module) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin from the weights, after the strategy has laid them out."""
+        trained = self._trained(pl_module)
+        if not self.average:
+            self.average = {name: value.clone() for name, value in trained.items()}
+        self.average = {name: self.average[name].to(value.device) for name, value in trained.items()}
+        self._step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Update, if the optimizer stepped."""
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        trained = self._trained(pl_module)
+        torch._foreach_lerp_(list(self.average.values()), [trained[name] for name in self.average], 1 - decay)
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module with the averaged weights, put back at the end."""
+        trained = self._trained(module)
+        kept = {name: value.clone() for name, value in trained.items()}
+        try:
+            for name, value in trained.items():
+                value.copy_(self.average[name])
+            yield
+        finally:
+            for name, value in trained.items():
+                value.copy_(kept[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"average": self.average, "num_updates": self.num_updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.average, self.num_updates = state_dict["average"], state_dict["num_updates"]

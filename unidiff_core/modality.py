@@ -1,0 +1,38 @@
+"""A modality: a codec, a forward process and a loss weight under one clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from unidiff_core.backbone import Port
+from unidiff_core.codec import Codec
+from unidiff_core.process import ForwardProcess, Gaussian
+
+
+class Modality:
+    """One kind of data. All its streams share one timestep.
+
+    Args:
+        codec: raw ⇄ latent.
+        process: how its latent is corrupted; the straight flow if not given.
+        weight: of its loss; a number, or one for each stream.
+    """
+
+    def __init__(
+        self, codec: Codec, process: ForwardProcess | None = None, weight: float | dict[str, float] = 1.0
+    ) -> None:
+        self.codec = codec
+        self.process = process or Gaussian()
+        self.weight = weight
+        if isinstance(weight, Mapping) and set(weight) - set(codec.streams):
+            raise ValueError(f"weights {weight} name streams that the codec lacks; it has {', '.join(codec.streams)}")
+
+    def weight_of(self, stream: str) -> float:
+        """The loss weight of a stream, by its own name."""
+        return self.weight.get(stream, 1.0) if isinstance(self.weight, Mapping) else self.weight
+
+    @property
+    def ports(self) -> dict[str, Port]:
+        """What a backbone sees of each stream and must return for it."""
+        rows = self.codec.streams.items()
+        return {name: Port(self.process.seen(stream), self.process.predicted(stream)) for name, stream in rows}

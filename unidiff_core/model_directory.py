@@ -1,0 +1,215 @@
+"""Model directories: ``config.yaml`` + ``model.safetensors`` (+ ``ema.safetensors``).
+
+The configuration is plain data: registered names, numbers, strings. It is read without interpolation, and no class path
+in it is ever imported, so that a directory from a stranger cannot run code. Weights of codecs are paths relative to the
+directory, or hub ids that only the user can allow.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unidiff_core.codec import Codec
+from unidiff_core.ema import EMA
+from unidiff_core.modality import Modality
+from unidiff_core.plugin import Registry, load_plugins
+from unidiff_core.system import UniDiffuser
+
+FORMAT = 1
+CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
+
+
+class ModelDirectoryError(ValueError):
+    """A model directory that cannot be read; says which file and why."""
+
+
+def describe(value: Any, registry: Registry) -> Any:
+    """An object of a registered class as plain data, from the attributes named like its constructor's parameters.
+
+    Raises:
+        ValueError: if the class, or that of something in it, is not registered.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: describe(item, registry) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(item, registry) for item in value]
+    cls = type(value)
+    if registry.find(cls.__name__) is not cls:
+        raise ValueError(f"{cls.__module__}.{cls.__name__} is not the class registered as {cls.__name__}")
+    names = [name for name in inspect.signature(cls).parameters if name != "ports"]  # ports follow from the modalities
+    return {"class": cls.__name__} | {name: describe(getattr(value, name), registry) for name in names}
+
+
+def build(config: Any, registry: Registry, *args: Any) -> Any:
+    """Plain data → object; only registered names become classes."""
+    if isinstance(config, list):
+        return [build(item, registry) for item in config]
+    if not isinstance(config, dict):
+        return config
+    fields = {key: build(item, registry) for key, item in config.items() if key != "class"}
+    if "class" not in config:
+        return fields
+    try:
+        return registry.find(config["class"])(*args, **fields)
+    except TypeError as error:
+        raise ModelDirectoryError(f"{config['class']} cannot be made from {sorted(fields)}: {error}") from error
+
+
+def _config_of(model: UniDiffuser, folder: Path, registry: Registry) -> dict[str, Any]:
+    modalities = {}
+    for name, modality in model.modalities.items():
+        codec = describe(modality.codec, registry)
+        for field in type(modality.codec).weights:
+            if codec[field] is not None and Path(codec[field]).exists():
+                codec[field] = os.path.relpath(codec[field], folder)
+        process = describe(modality.process, registry)
+        modalities[name] = {"codec": codec, "process": process, "weight": modality.weight}
+    return {
+        "format": FORMAT,
+        "licence": "user's own",
+        "modalities": modalities,
+        "backbone": describe(model.backbone, registry),
+        "balance": model.balance,
+    }
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+    partial.replace(path)
+
+
+def save(model: UniDiffuser, folder: str | Path, *, average: Mapping[str, Tensor] | None = None) -> None:
+    """Write a model directory, file by file beside its target and then renamed, the configuration last.
+
+    Args:
+        model: whose registered parts are described, and whose state is stored.
+        folder: made if it is not there.
+        average: the EMA's parameters by name.
+
+    Raises:
+        ValueError: if a codec, process or backbone is of a class that no plugin registered.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = _config_of(model, folder, load_plugins())
+    state = model.state_dict()
+    _write(folder / MODEL, state)
+    if average:
+        _write(folder / AVERAGE, state | dict(average))
+    partial = folder / (CONFIG + ".partial")
+    partial.write_text(yaml.safe_dump(config, sort_keys=False))
+    partial.replace(folder / CONFIG)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelDirectoryError(
+            f"{folder} is not a model directory: it has no {CONFIG}. `unidiffuser fit` writes one"
+        )
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ModelDirectoryError(f"{path} is not plain YAML: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise ModelDirectoryError(f"{path} has format {found!r}; this version reads format {FORMAT}")
+    return config
+
+
+def _codec(config: dict[str, Any], folder: Path, registry: Registry, *, allow_hub: bool) -> Codec:
+    cls = registry.find(config["class"], Codec)
+    config = dict(config)
+    for field in cls.weights:
+        name = config.get(field)
+        if name is None:
+            continue
+        if (folder / name).exists():
+            config[field] = str(folder / name)
+        elif not allow_hub:
+            raise ModelDirectoryError(
+                f"the {field} of {cls.__name__} is {name!r}, which is not there under {folder}. If it is a hub id that "
+                "you trust, allow it: allow_hub=True, or --allow-hub"
+            )
+    return build(config, registry)
+
+
+def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_hub: bool = False) -> UniDiffuser:
+    """Read a model directory, on the CPU, for sampling or for further training.
+
+    Args:
+        folder: the directory.
+        weights: the average if there is one, or the model's own.
+        allow_hub: whether codecs may fetch weights by hub id.
+
+    Raises:
+        ModelDirectoryError: if a file is missing or damaged, or the weights do not fit the configuration.
+        UnknownNameError: if the configuration names a class that no installed plugin registered.
+    """
+    folder = Path(folder)
+    registry = load_plugins()
+    config = _read_config(folder)
+    modalities = {
+        name: Modality(
+            _codec(row["codec"], folder, registry, allow_hub=allow_hub), build(row["process"], registry), row["weight"]
+        )
+        for name, row in config["modalities"].items()
+    }
+    model = UniDiffuser(modalities, lambda ports: build(config["backbone"], registry, ports), balance=config["balance"])
+    path = folder / (AVERAGE if weights == "ema" and (folder / AVERAGE).is_file() else MODEL)
+    _load_weights(model, path)
+    return model.eval()
+
+
+def _load_weights(model: UniDiffuser, path: Path) -> None:
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
+    own = model.state_dict()
+    wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if wrong or own.keys() != state.keys():
+        rows = {"missing": own.keys() - state.keys(), "not known": state.keys() - own.keys(), "of another shape": wrong}
+        text = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in rows.items() if names)
+        raise ModelDirectoryError(f"the weights {path} do not fit {path.parent / CONFIG}. {text}")
+    model.load_state_dict(state)
+
+
+class ModelDirectory(pl.Callback):
+    """Writes the model directory when training ends, and at every validation on the way.
+
+    Args:
+        folder: the directory.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(module, UniDiffuser):
+            average = next((row.average for row in trainer.callbacks if isinstance(row, EMA)), None)  # type: ignore[attr-defined]
+            save(module, self.folder, average=average)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what there is, once training has begun."""
+        if trainer.state.fn == "fit" and trainer.global_step:
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the result."""
+        self._save(trainer, pl_module)
