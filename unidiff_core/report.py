@@ -24,7 +24,8 @@ p { margin: .25rem 0 } .dim { color: var(--dim); font-size: .9rem }
   overflow-wrap: anywhere }
 .card.wrong { border-color: var(--bad); border-style: dashed }
 .card img { width: 100%; max-width: 6rem; image-rendering: pixelated; border-radius: .3rem; display: block }
-.given { color: var(--dim); font-style: italic } .arrow { color: var(--dim); line-height: .6 } .fault { color: var(--bad) }
+.given { color: var(--dim); font-style: italic } .arrow { color: var(--dim); line-height: .6 }
+.fault { color: var(--bad) }
 figure { margin: 1rem 0 } figure img { max-width: 100%; image-rendering: pixelated; border-radius: .4rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap }
