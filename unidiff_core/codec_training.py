@@ -24,5 +24,5 @@ class CodecTraining(pl.LightningModule, ABC):
             What was measured on held-out data, by name; `fit-codec` prints it and keeps it as ``metrics.json``.
         """
 
-    def show(self, folder: Path, data: Any) -> None:  # noqa: B027 -- a network need not have a picture
+    def show(self, folder: Path, data: Any) -> None:
         """Write something for people to look at, made from held-out data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,22 +56,25 @@ class GlobalOrder(Sampler[Place]):
             raise ValueError(f"the data set has {size} samples, fewer than the global batch of {batch_size}")
         self.size, self.batch_size, self.micro_batch_size = size, batch_size, micro_batch_size
         self.seed, self.rank, self.world, self.first_step = seed, rank, world, first_step
+        self._epoch = -1, torch.empty(0, dtype=torch.int64)
 
     def __iter__(self) -> Iterator[Place]:
-        epoch, order = -1, torch.empty(0)
-        step = self.first_step
-        while True:
-            place = step * self.batch_size
-            rows = []
-            for i in range(place, place + self.batch_size):  # a batch may span two epochs
-                if i // self.size != epoch:
-                    epoch = i // self.size
-                    order = randomness.permutation(self.seed, "order", epoch, self.size)
-                rows.append(order[i % self.size])
-            batch = torch.stack(rows)
+        for step in itertools.count(self.first_step):
+            batch = self._global_batch(step)
             for index in torch.arange(self.batch_size).split(self.micro_batch_size)[self.rank :: self.world]:
                 yield Place(batch[index], index, step)
-            step += 1
+
+    def _global_batch(self, step: int) -> Tensor:
+        """Rows of global batch `step`; it may span two epochs."""
+        places = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs = range(int(places[0]) // self.size, int(places[-1]) // self.size + 1)
+        parts = [self._order(epoch)[places[places // self.size == epoch] % self.size] for epoch in epochs]
+        return torch.cat(parts)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, randomness.permutation(self.seed, "order", epoch, self.size)
+        return self._epoch[1]
 
 
 class InOrder(Sampler[Place]):

@@ -336,39 +336,33 @@ class Drawn:
 
 
 def draw(
-    model: Sampler, name: str, settings: Settings, test: Samples, advance: Callable[[int], None] = lambda count: None
+    model: Sampler, name: str, settings: Settings, test: Samples, advance: Callable[[float], None] = lambda done: None
 ) -> Drawn:
-    """Sample one query batch by batch, with givens from the test samples.
+    """Sample one query, with givens from the test samples.
 
     Args:
         model: what to sample from.
         name: the query, a timestep spec as text.
         settings: seed, steps and the rest.
         test: real samples, used in order and again from the start.
-        advance: called with the number of samples after each batch.
+        advance: called with the number of samples done so far; a sample half way counts as a half.
     """
     query = settings.queries[name]
     spec = TimestepSpec.parse(name, model.modalities)
     given_names = [given for given, path in spec.paths.items() if path.needs_value]
     index = [i % len(test) for i in range(query.num)]
     given = {given: [test.raws[given][i] for i in index] for given in given_names}
-    solved: Raws = {solved: [] for solved in spec.solved}
-    for first in range(0, query.num, settings.batch_size):
-        count = min(settings.batch_size, query.num - first)
-        batch = model.sample(
-            name,
-            given={given_name: raws[first : first + count] for given_name, raws in given.items()} or None,
-            num=count,
-            first_index=first,
-            steps=settings.steps,
-            solver=settings.solver,
-            guidance=query.guidance,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-        )
-        for modality in solved:
-            solved[modality].extend(batch[modality])
-        advance(count)
+    solved = model.sample(
+        name,
+        given=given,
+        num=query.num,
+        steps=settings.steps,
+        solver=settings.solver,
+        guidance=query.guidance,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        on_progress=lambda done, total: advance(query.num * done / total),
+    )
     return Drawn(given, solved, {label: [values[i] for i in index] for label, values in test.labels.items()})
 
 
@@ -456,7 +450,7 @@ def _examples(drawn: Drawn, faults: Mapping[str, Hits], count: int) -> list[Exam
 
 
 def evaluate(
-    model: Sampler, judge: Judge, settings: Settings, advance: Callable[[str, int], None] = lambda query, count: None
+    model: Sampler, judge: Judge, settings: Settings, advance: Callable[[str, float], None] = lambda query, done: None
 ) -> Evaluation:
     """Fit the judge, draw every query, and measure it by the definitions at the top of this module.
 
@@ -464,7 +458,7 @@ def evaluate(
         model: what to evaluate.
         judge: reads labels off samples; fitted here, on the training shards.
         settings: what to draw, and from where the real samples come.
-        advance: called with a query and a number of samples as they are drawn.
+        advance: called with a query and the number of its samples done so far.
 
     Raises:
         ValueError: if the settings or the shards do not fit the model or the judge.
@@ -478,7 +472,7 @@ def evaluate(
     yardstick = Yardstick(judge, load_samples(settings.train, codecs), test)
     result = Evaluation({}, yardstick.accuracies(), settings)
     for name in settings.queries:
-        drawn = draw(model, name, settings, test, lambda count, name=name: advance(name, count))  # type: ignore[misc]
+        drawn = draw(model, name, settings, test, lambda done, name=name: advance(name, done))  # type: ignore[misc]
         result.queries[name], faults = measure(yardstick, drawn)
         result.examples[name] = _examples(drawn, faults, settings.num_examples)
     result.seconds = time.perf_counter() - start

@@ -105,9 +105,9 @@ class UniDiffuser(pl.LightningModule):
         return loss
 
     def latents(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
-        """raw → stored → latent, whatever state the batch is in: ``"<modality>.<stream>" -> [b, ...]``."""
+        """Raw → stored → latent, whatever state the batch is in: ``"<modality>.<stream>" -> [b, ...]``."""
         latents = {}
-        for name, modality in self.modalities.items():
+        for name in self.modalities:
             stored = of_modality(batch.stored, name)
             if not stored:
                 with torch.no_grad():
@@ -197,7 +197,10 @@ class UniDiffuser(pl.LightningModule):
             spec: ``"image | text"``, say; see `TimestepSpec`.
             given: modality → one raw sample, for all, or `num` of them.
             num: number of samples; as many as are given, or one.
-            steps, solver, guidance, seed: as for `unidiff_core.sample`.
+            steps: solver steps over the whole path.
+            solver: name or `Solver`.
+            guidance: a scale s (0 is off), a scale per held modality, or a `Guidance`.
+            seed: sample i is a function of (seed, i) alone.
             batch_size: samples at a time; it changes speed and memory, not the samples.
             on_progress: called with (done, in all), in solver steps over all batches.
 

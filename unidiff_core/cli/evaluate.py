@@ -105,10 +105,8 @@ def _evaluate(model: Sampler, judge: Judge, settings: Settings) -> Evaluation:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     )  # fmt: skip
     with Progress(*columns) as progress:
-        total = progress.add_task("samples", total=sum(query.num for query in settings.queries.values()))
-        return evaluate(
-            model, judge, settings, lambda name, count: progress.update(total, description=name, advance=count)
-        )
+        bars = {name: progress.add_task(name, total=query.num) for name, query in settings.queries.items()}
+        return evaluate(model, judge, settings, lambda name, done: progress.update(bars[name], completed=int(done)))
 
 
 def _print_table(evaluation: Evaluation) -> None:

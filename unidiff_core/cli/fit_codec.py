@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.codec_training import CodecTraining
@@ -29,7 +29,9 @@ class CodecCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add where to, and whether anew."""
         parser.add_argument("--output", type=str, required=True, help="Folder to export the network to.")
-        parser.add_argument("--overwrite", type=bool, default=False, help="Train again although the folder is complete.")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Train again although the folder is complete."
+        )
 
     def recipe(self) -> str:
         """The configuration that the result depends on, as YAML."""

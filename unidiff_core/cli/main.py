@@ -1,0 +1,78 @@
+"""``unidiffuser``: finds the command, runs it, and turns a user's error into one paragraph and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+
+COMMANDS = {
+    "shards": ("shards", "write webdataset shards from a registered source of raw samples"),
+    "fit-codec": ("fit_codec", "train the networks of a codec on raw shards"),
+    "encode": ("encode", "encode raw shards to stored latents"),
+    "fit": ("fit", "train a UniDiffuser (Lightning CLI)"),
+    "validate": ("fit", "the loss on the validation shards"),
+    "test": ("fit", "the loss on the test shards"),
+    "sample": ("sample", "sample any marginal, conditional or joint distribution by a timestep spec"),
+    "evaluate": ("evaluate", "judge samples of many queries; writes evaluation.json and report.html"),
+    "codecs": ("codecs", "list the registered codecs, from which distribution, with streams and licence"),
+}
+"""Command → its module and what it does."""
+
+
+def help_text() -> str:
+    """What ``unidiffuser --help`` prints."""
+    rows = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    return f"""usage: unidiffuser COMMAND [options]
+
+One transformer learns every marginal, conditional and joint distribution of N modalities.
+
+commands, in the order of a recipe:
+{rows}
+
+`unidiffuser COMMAND --help` explains a command. `--traceback` before the command shows where an error came from.
+
+  unidiffuser fit -c recipes/digits/fit.yaml --trainer.max_steps=100
+  unidiffuser sample runs/digits "image | text" --given text="a red seven" --num 16 --guidance 2 --out out/
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Exits 2 with a paragraph on stderr if the user's input is wrong."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    shows_traceback = "--traceback" in argv[:1]
+    argv = argv[shows_traceback:]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(help_text(), end="")
+        return
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"unidiffuser {version('unidiff-core')}")
+        return
+    if argv[0] not in COMMANDS:
+        fail(f"unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
+    os.environ.setdefault("WDS_SECURE", "1")
+    try:
+        module = importlib.import_module(f"unidiff_core.cli.{COMMANDS[argv[0]][0]}")
+        module.run(argv if COMMANDS[argv[0]][0] == "fit" else argv[1:])
+    except (ValueError, OSError) as error:
+        if shows_traceback:
+            raise
+        fail(str(error) or type(error).__name__)
+    except KeyboardInterrupt:
+        print("\nunidiffuser: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    """Print an error as one paragraph and exit with code 2."""
+    text = " ".join(message.split())
+    print(textwrap.fill(f"unidiffuser: {text}", 100, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
