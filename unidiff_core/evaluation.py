@@ -47,8 +47,20 @@ class Sampler(Protocol):
     modalities: Any
     """Name → modality, which has a `codec`."""
 
-    def sample(self, spec: Any, **options: Any) -> Raws:
-        """Raw samples of the solved modalities, each list of length `num`."""
+    def sample(
+        self,
+        spec: str,
+        given: Raws | None = None,
+        num: int | None = None,
+        *,
+        steps: int = ...,
+        solver: str = ...,
+        guidance: float = ...,
+        seed: int = ...,
+        batch_size: int = ...,
+        on_progress: Callable[[int, int], None] | None = ...,
+    ) -> Raws:
+        """Raw samples of the solved modalities, each list of length `num`; `on_progress` is told (done, in all)."""
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,15 @@ class Channel:
         self.calls = []
         self.num_right = Counter()
 
-    def sample(self, spec, *, given, num, first_index, batch_size, seed, **options):
-        self.calls.append((spec, num, first_index, options))
+    def sample(self, spec, *, given, num, seed, on_progress, **options):
+        self.calls.append((num, given, options))
+        on_progress(5, 10)
+        on_progress(10, 10)
         solved = TimestepSpec.parse(spec, self.modalities).solved
-        return {name: [self._one(name, solved, given, i, first_index + i, seed) for i in range(num)] for name in solved}
+        return {name: [self._one(name, solved, given, i, seed) for i in range(num)] for name in solved}
 
-    def _one(self, name, solved, given, i, index, seed):
-        rng = np.random.default_rng([seed, index])
+    def _one(self, name, solved, given, i, seed):
+        rng = np.random.default_rng([seed, i])
         letter = (
             given[next(iter(given))][i][0].lower() if given else str(rng.choice(list(LETTERS), p=[0.4, 0.2, 0.2, 0.2]))
         )
@@ -211,14 +213,15 @@ def test_a_copy_counts_as_near(tmp_path):
     assert yardstick.nearness("upper", test["upper"]).estimate.value <= 0.02
 
 
-def test_batches_are_cut_and_givens_go_round(settings):
-    model = Channel()
-    settings = replace(settings, queries={"upper | lower": Query(num=100, guidance=2.0)}, batch_size=45)
-    evaluate(model, LetterJudge(), settings)
-    assert [(num, first) for _, num, first, _ in model.calls] == [(45, 0), (45, 45), (10, 90)]
-    assert model.calls[0][3] == {"steps": 50, "solver": "dpmpp_2m", "guidance": 2.0}
-    again = evaluate(model, LetterJudge(), replace(settings, batch_size=100))
-    assert again.queries == evaluate(model, LetterJudge(), settings).queries
+def test_givens_go_round_and_progress_is_in_samples(settings):
+    model, seen = Channel(), []
+    settings = replace(settings, queries={"upper | lower": Query(num=100, guidance=2.0)})
+    result = evaluate(model, LetterJudge(), settings, lambda name, done: seen.append((name, done)))
+    [(num, given, options)] = model.calls
+    assert num == 100 and given["lower"][:20] == given["lower"][40:60] == given["lower"][80:]
+    assert options == {"steps": 50, "solver": "dpmpp_2m", "guidance": 2.0, "batch_size": 150}
+    assert seen == [("upper | lower", 50), ("upper | lower", 100)]
+    assert result.queries == evaluate(model, LetterJudge(), settings).queries
 
 
 def test_criteria_and_files(settings, tmp_path):

@@ -105,8 +105,14 @@ def _evaluate(model: Sampler, judge: Judge, settings: Settings) -> Evaluation:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     )  # fmt: skip
     with Progress(*columns) as progress:
-        bars = {name: progress.add_task(name, total=query.num) for name, query in settings.queries.items()}
-        return evaluate(model, judge, settings, lambda name, done: progress.update(bars[name], completed=int(done)))
+        rows = settings.queries.items()
+        bars = {name: progress.add_task(name, total=query.num, start=False) for name, query in rows}
+
+        def advance(name: str, done: float) -> None:
+            progress.start_task(bars[name])
+            progress.update(bars[name], completed=int(done))
+
+        return evaluate(model, judge, settings, advance)
 
 
 def _print_table(evaluation: Evaluation) -> None:
