@@ -12,8 +12,8 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 
-Members = Mapping[str, bytes]
-"""One sample of a shard: member ending (``png``, ``txt``, ``json``) → content; ``__key__`` → its name."""
+Members = Mapping[str, Any]
+"""One sample of a shard: member ending (``png``, ``txt``, ``json``) → bytes; ``__key__`` → its name."""
 
 
 def secure_webdataset() -> Any:
@@ -87,15 +87,15 @@ def find_shards(folder: str | Path) -> list[Path]:
     return paths
 
 
-def read_shard(path: Path) -> Iterator[dict[str, bytes]]:
+def read_shard(path: Path) -> Iterator[dict[str, Any]]:
     """The samples of one shard, members undecoded, in order."""
-    webdataset = secure_webdataset()
+    tars = secure_webdataset().tariterators
     with path.open("rb") as stream:
-        for sample in webdataset.group_by_keys(webdataset.tar_file_expander([{"stream": stream, "url": str(path)}])):
+        for sample in tars.group_by_keys(tars.tar_file_expander([{"stream": stream, "url": str(path)}])):
             yield {name: value for name, value in sample.items() if name not in ("__url__", "__local_path__")}
 
 
-def read_shards(folder: str | Path) -> Iterator[dict[str, bytes]]:
+def read_shards(folder: str | Path) -> Iterator[dict[str, Any]]:
     """All samples of a folder of shards, members undecoded, in order."""
     for path in find_shards(folder):
         yield from read_shard(path)

@@ -106,7 +106,7 @@ class UniDiffuser(pl.LightningModule):
 
     def latents(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
         """Raw → stored → latent, whatever state the batch is in: ``"<modality>.<stream>" -> [b, ...]``."""
-        latents = {}
+        latents: dict[str, Tensor] = {}
         for name in self.modalities:
             stored = of_modality(batch.stored, name)
             if not stored:

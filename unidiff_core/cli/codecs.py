@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,8 +14,8 @@ def run(argv: Sequence[str]) -> None:
     """Print a table of the registered codecs."""
     parser = argparse.ArgumentParser(
         prog="unidiffuser codecs",
-        description="Lists the registered codecs by short name, the distribution each came from, its streams at default "
-        "size, and the licence of its default weights. UNIDIFF_DISABLED_PLUGINS=name,name switches plugins off.",
+        description="Lists the registered codecs by short name, with the distribution each came from, its streams at "
+        "default size, and the licence of its default weights. UNIDIFF_DISABLED_PLUGINS=name,name switches plugins off.",
     )
     parser.parse_args(argv)
     from unidiff_core.codec import Codec
@@ -23,7 +24,7 @@ def run(argv: Sequence[str]) -> None:
     registry = load_plugins()
     table = Table("codec", "distribution", "streams", "licence", "sources")
     for name, row in sorted(registry.of_kind(Codec).items()):
-        cls = row.cls
+        cls: Any = row.cls
         table.add_row(name, row.distribution, _streams(cls), cls.licence, "\n".join(cls.sources))
     console = Console()
     console.print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
@@ -82,21 +83,21 @@ class ShardEncoder:
     ) -> None:
         self.codecs, self.members, self.batch_size, self.dtype = codecs, members, batch_size, dtype
 
-    def samples(self, shard: Path) -> Iterator[dict[str, bytes]]:
+    def samples(self, shard: Path) -> Iterator[dict[str, Any]]:
         """Encoded samples: what is not a modality's raw member (labels, say) is kept, the raw ones are not."""
-        rows = read_shard(shard)
-        while batch := list(islice(rows, self.batch_size)):
+        samples = read_shard(shard)
+        while batch := list(islice(samples, self.batch_size)):
             tensors: list[dict[str, Tensor]] = [{} for _ in batch]
             for name, codec in self.codecs.items():
-                for key, value in codec.encode([self._raw(name, row, shard) for row in batch]).items():
-                    stored = (value.to(self.dtype) if value.is_floating_point() else value).cpu()
-                    for row, own in zip(tensors, stored, strict=True):
-                        row[f"{name}.{key}"] = own.contiguous()
-            for row, own_tensors in zip(batch, tensors, strict=True):
+                for key, encoded in codec.encode([self._raw(name, row, shard) for row in batch]).items():
+                    stored = (encoded.to(self.dtype) if encoded.is_floating_point() else encoded).cpu()
+                    for own, value in zip(tensors, stored, strict=True):
+                        own[f"{name}.{key}"] = value.contiguous()
+            for row, own in zip(batch, tensors, strict=True):
                 kept = {key: value for key, value in row.items() if key not in self.members.values()}
-                yield kept | {STORED: save(own_tensors)}
+                yield kept | {STORED: save(own)}
 
-    def _raw(self, name: str, row: Mapping[str, bytes], shard: Path) -> object:
+    def _raw(self, name: str, row: Mapping[str, Any], shard: Path) -> object:
         member = self.members[name]
         if member not in row:
             known = ", ".join(sorted(key for key in row if key != "__key__"))
