@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from unidiff_core.law import Atoms, Uniform
+from unidiff_core.process import Gaussian
+from unidiff_core.schedule import Flow, ScaledLinear, T
+
+DOUBLE = torch.float64
+
+
+def test_scaled_linear_is_stable_diffusions():
+    schedule = ScaledLinear()
+    alpha_bar = schedule.alpha(torch.tensor([0, 1, 500, 1000], dtype=DOUBLE)).square()
+    assert torch.allclose(alpha_bar, torch.tensor([1, 0.99915, 0.27767, 0.0046601], dtype=DOUBLE), atol=5e-6)
+    t = torch.linspace(0, T, 777, dtype=DOUBLE)
+    assert torch.allclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones_like(t))
+    assert not schedule.forgets and Flow().forgets
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [
+        pair
+        for pair in itertools.product([Flow(), ScaledLinear()], ["noise", "velocity", "clean", "flow"])
+        if not (isinstance(pair[0], Flow) and pair[1] == "noise")
+    ],
+)
+def test_the_target_gives_the_clean_value_back(schedule, prediction):
+    process = Gaussian(schedule, prediction)
+    clean, noise = torch.randn(2, 50, 3, 4, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    t = torch.linspace(0, T, 50, dtype=DOUBLE)
+    corruption = process.corrupt(clean, t, noise)
+    assert torch.equal(corruption.corrupted[0], clean[0])
+    assert torch.allclose(process.clean(corruption.corrupted, corruption.target, t), clean, atol=1e-9)
+
+
+def test_noise_prediction_is_refused_where_nothing_is_left_at_T():
+    with pytest.raises(ValueError, match="predict flow, velocity or clean"):
+        Gaussian(Flow(), "noise")
+    with pytest.raises(ValueError, match="unknown prediction 'x'; known: noise"):
+        Gaussian(Flow(), "x")
+
+
+def test_uniform_law_is_uniform_on_the_integers_from_1_to_T():
+    uniform = (torch.arange(T * 3, dtype=DOUBLE) + 0.5) / (T * 3)
+    assert torch.equal(Uniform().draw(uniform), torch.arange(1, T + 1, dtype=DOUBLE).repeat_interleave(3))
+    assert Uniform().draw(torch.tensor([0.0, 1 - 2**-32], dtype=DOUBLE)).tolist() == [1, T]
+    assert set(Uniform(0.5, 0.502).draw(uniform).tolist()) == {501, 502}
+
+
+def test_atoms_have_their_masses_and_the_rest_is_uniform():
+    uniform = (torch.arange(10000, dtype=DOUBLE) + 0.5) / 10000
+    times = Atoms({0: 0.2, 1000: 0.1}).draw(uniform)
+    assert (times == 0).double().mean() == 0.2
+    assert abs((times == 1000).double().mean() - 0.1007) < 1e-3
+    assert times[3000:].min() == 1 and times.max() == T
+    assert Atoms({0: 0.9, 1000: 0.1}).draw(uniform).unique().tolist() == [0, 1000]
+    with pytest.raises(ValueError, match="add up"):
+        Atoms({0: 0.9, 5: 0.2})

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import torch
+
+from unidiff_core import randomness
+
+
+def words(*values):
+    return [torch.tensor([value], dtype=torch.int64) for value in values]
+
+
+def test_philox_gives_the_published_words():
+    """Known answers of Random123's philox4x32-10."""
+    ones = 0xFFFFFFFF
+    cases = [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((ones,) * 4, (ones,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ]
+    for counter, key, answer in cases:
+        assert tuple(word.item() for word in randomness.philox(words(*counter), key)) == answer
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    whole = randomness.normal(0, "noise", "a.x", 3, torch.arange(10), (2, 5))
+    part = randomness.normal(0, "noise", "a.x", 3, torch.tensor([7]), (2, 5))
+    assert torch.equal(whole[7], part[0])
+
+
+def test_every_argument_changes_the_draw():
+    index = torch.arange(4)
+    draws = [
+        randomness.normal(seed, purpose, stream, step, index + shift, (6,))
+        for seed, purpose, stream, step, shift in [
+            (0, "noise", "a.x", 0, 0),
+            (1, "noise", "a.x", 0, 0),
+            (0, "other", "a.x", 0, 0),
+            (0, "noise", "a.y", 0, 0),
+            (0, "noise", "a.x", 1, 0),
+            (0, "noise", "a.x", 0, 4),
+        ]
+    ]
+    assert all(not torch.equal(draws[0], other) for other in draws[1:])
+
+
+def test_normal_is_standard_normal():
+    x = randomness.normal(0, "noise", "a.x", 0, torch.arange(2000), (7, 9)).double()
+    n = x.numel()
+    assert abs(x.mean()) < 4 / n**0.5
+    assert abs(x.square().mean() - 1) < 4 * (2 / n) ** 0.5
+    assert abs(x.pow(4).mean() - 3) < 4 * (96 / n) ** 0.5
+    flat = x.flatten(1)
+    correlation = torch.corrcoef(flat.T) - torch.eye(63)
+    assert correlation.abs().max() < 5 / 2000**0.5
+
+
+def test_permutation_is_one():
+    order = randomness.permutation(0, "order", 5, 1000)
+    assert torch.equal(order.sort().values, torch.arange(1000))
+    assert not torch.equal(order, randomness.permutation(0, "order", 6, 1000))

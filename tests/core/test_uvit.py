@@ -1,0 +1,189 @@
+"""The U-ViT against the released network's port in diffusers, and on streams of every layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unidiff_core.stream import Stream
+from unidiff_core.uvit import UViT, cut, join, ports_of, timestep_embedding
+
+WIDTH, HEADS, DEPTH = 48, 4, 5
+
+
+def released_streams(side=64):
+    return {
+        "image.ae": Stream.grid(4, side, side, patch=2),
+        "image.clip": Stream.vector(512),
+        "text.states": Stream.sequence(77, 64),
+    }
+
+
+@pytest.mark.parametrize(("data_types", "count"), [(0, 952_504_912), (2, 952_509_520)])
+def test_parameter_counts_at_full_size(data_types, count):
+    with torch.device("meta"):
+        network = UViT(ports_of(released_streams()), data_types=data_types)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def theirs_and_ours(data_types):
+    from diffusers.pipelines.deprecated.unidiffuser.modeling_uvit import UniDiffuserModel
+
+    torch.manual_seed(0)
+    theirs = UniDiffuserModel(
+        text_dim=32,
+        clip_img_dim=24,
+        num_text_tokens=7,
+        num_attention_heads=HEADS,
+        attention_head_dim=WIDTH // HEADS,
+        in_channels=4,
+        out_channels=4,
+        num_layers=DEPTH,
+        sample_size=8,
+        patch_size=2,
+        activation_fn="gelu",
+        block_type="unidiffuser",
+        norm_type="layer_norm",
+        norm_elementwise_affine=True,
+        pre_layer_norm=False,
+        use_timestep_embedding=False,
+        ff_final_dropout=True,
+        use_patch_pos_embed=False,
+        use_data_type_embedding=bool(data_types),
+    ).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2 if parameter.ndim < 2 else 0.1)
+    streams = {
+        "image.ae": Stream.grid(4, 8, 8, patch=2),
+        "image.clip": Stream.vector(24),
+        "text.states": Stream.sequence(7, 32),
+    }
+    ours = UViT(ports_of(streams), WIDTH, DEPTH, HEADS, data_types=data_types).eval()
+    ours.load_state_dict(converted(theirs.state_dict(), data_types))
+    return theirs, ours
+
+
+def converted(state, data_types):
+    """The documented mapping between the two layouts, read backwards."""
+    new = {}
+
+    def copy(ours, theirs, flatten=False):
+        for end in ("weight", "bias"):
+            if f"{theirs}.{end}" in state:
+                value = state[f"{theirs}.{end}"]
+                new[f"{ours}.{end}"] = value.flatten(1) if flatten and end == "weight" else value
+
+    copy("streams.image.ae.embed", "vae_img_in.proj", flatten=True)
+    copy("streams.image.clip.embed", "clip_img_in")
+    copy("streams.text.states.embed", "text_in")
+    copy("streams.image.ae.head", "vae_img_out")
+    copy("streams.image.clip.head", "clip_img_out")
+    copy("streams.text.states.head", "text_out")
+    copy("norm", "transformer.norm_out")
+    # Order of the released position parameter: t_img, t_text, text, clip, patches.
+    rows = state["pos_embed"][0].split([1, 1, 7, 1, 16])
+    names = ["time_position.image", "time_position.text"]
+    names += [f"streams.{key}.position" for key in ("text.states", "image.clip", "image.ae")]
+    new |= dict(zip(names, rows, strict=True))
+    if data_types:
+        new["data_type.weight"] = state["data_type_token_embedding.weight"]
+        new["data_type_position"] = state["data_type_pos_embed_token"][0]
+    half = DEPTH // 2
+    blocks = [(f"in_blocks.{i}", f"transformer.transformer_in_blocks.{i}", "") for i in range(half)]
+    blocks += [("mid_blocks.0", "transformer.transformer_mid_block", "")]
+    blocks += [(f"out_blocks.{i}", f"transformer.transformer_out_blocks.{i}", ".block") for i in range(half)]
+    for own, other, inner in blocks:
+        qkv = [state[f"{other}{inner}.attn1.to_{letter}.weight"] for letter in "qkv"]
+        new[f"{own}.qkv.weight"] = torch.cat(qkv)
+        for a, b in [("proj", "attn1.to_out.0"), ("norm2", "norm1"), ("norm3", "norm3")]:
+            copy(f"{own}.{a}", f"{other}{inner}.{b}")
+        copy(f"{own}.fc1", f"{other}{inner}.ff.net.0.proj")
+        copy(f"{own}.fc2", f"{other}{inner}.ff.net.2")
+        if inner:
+            copy(f"{own}.skip_linear", f"{other}.skip.skip_linear")
+            copy(f"{own}.norm1", f"{other}.skip.norm")
+    return new
+
+
+@pytest.mark.parametrize("data_types", [0, 2])
+def test_parity_with_the_released_network(data_types):
+    theirs, ours = theirs_and_ours(data_types)
+    generator = torch.Generator().manual_seed(1)
+    for t_image, t_text in [(0, 1000), (1000, 0), (1, 1), (500, 500), (1000, 1000), (0, 0), (123.5, 877.25), (7, 993)] * 3:
+        latents = {
+            "image.ae": torch.randn(2, 4, 8, 8, generator=generator),
+            "image.clip": torch.randn(2, 24, generator=generator),
+            "text.states": torch.randn(2, 7, 32, generator=generator),
+        }
+        times = {"image": torch.full((2,), float(t_image)), "text": torch.full((2,), float(t_text))}
+        with torch.no_grad():
+            image, clip, text = theirs(
+                latents["image.ae"],
+                latents["image.clip"][:, None],
+                latents["text.states"],
+                times["image"],
+                times["text"],
+                **({"data_type": torch.ones(2, dtype=torch.int64)} if data_types else {}),
+            )
+            prediction = ours(latents, times)
+        for key, want in {"image.ae": image, "image.clip": clip[:, 0], "text.states": text}.items():
+            assert (prediction[key] - want).abs().max() <= 1e-5
+
+
+def test_cosines_come_first():
+    embedding = timestep_embedding(torch.tensor([0.0, 3.5]), 6)
+    assert embedding[0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert torch.allclose(embedding[1, 0], torch.tensor(3.5).cos())
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        Stream.vector(5),
+        Stream.sequence(4, 3),
+        Stream.grid(2, 6, patch=3),
+        Stream.grid(3, 4, 8, patch=(2, 4)),
+        Stream.grid(1, 2, 4, 6, patch=2),
+    ],
+    ids=str,
+)
+def test_tokens_of_every_layout_come_back(stream):
+    x = torch.randn(3, *stream.shape)
+    tokens = cut(x, stream)
+    assert tokens.shape == (3, stream.num_tokens, stream.token_width)
+    if stream.layout == "grid":  # the way in is channel first, the way out channel last, as in the released network
+        tokens = tokens.unflatten(-1, (stream.channels, -1)).transpose(-1, -2).flatten(2)
+    assert torch.equal(join(tokens, stream, stream.token_grid), x)
+
+
+def test_any_number_of_streams_and_dropping_one():
+    streams = {"a.x": Stream.vector(3), "a.y": Stream.grid(1, 4, 4, patch=2), "b.z": Stream.sequence(5, 2)}
+    streams |= {"c.w": Stream.grid(2, 2, 2, 2)}
+    network = UViT(ports_of(streams), 32, 3, 2)
+    latents = {key: torch.randn(2, *stream.shape) for key, stream in streams.items()}
+    times = {name: torch.tensor([1.0, 900.0]) for name in "abc"}
+    prediction = network(latents, times)
+    assert {key: value.shape for key, value in prediction.items()} == {key: x.shape for key, x in latents.items()}
+    dropped = network({k: v for k, v in latents.items() if k[0] != "b"}, {k: v for k, v in times.items() if k != "b"})
+    assert set(dropped) == {"a.x", "a.y", "c.w"}
+
+
+def test_another_resolution_resizes_the_positions_bilinearly():
+    streams = {"a.x": Stream.grid(4, 8, 8, patch=2)}
+    network = UViT(ports_of(streams), 32, 3, 2)
+    position = network.tokens_of("a.x").resized_position((4, 12, 16))
+    native = network.tokens_of("a.x").position
+    want = torch.nn.functional.interpolate(
+        native.unflatten(0, (4, 4)).permute(2, 0, 1)[None], size=(6, 8), mode="bilinear", align_corners=False
+    )
+    assert torch.allclose(position, want[0].permute(1, 2, 0).flatten(0, 1))
+    assert network({"a.x": torch.randn(1, 4, 12, 16)}, {"a": torch.tensor([5.0])})["a.x"].shape == (1, 4, 12, 16)
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(ValueError, match="odd depth"):
+        UViT(ports_of({"a.x": Stream.vector(1)}), 32, 4, 2)
+    with pytest.raises(ValueError, match="divide into patches"):
+        Stream.grid(1, 5, 5, patch=2)
+    with pytest.raises(ValueError, match="1 to 3 sizes"):
+        Stream.grid(1)
