@@ -109,7 +109,16 @@ def converted(state, data_types):
 def test_parity_with_the_released_network(data_types):
     theirs, ours = theirs_and_ours(data_types)
     generator = torch.Generator().manual_seed(1)
-    for t_image, t_text in [(0, 1000), (1000, 0), (1, 1), (500, 500), (1000, 1000), (0, 0), (123.5, 877.25), (7, 993)] * 3:
+    for t_image, t_text in [
+        (0, 1000),
+        (1000, 0),
+        (1, 1),
+        (500, 500),
+        (1000, 1000),
+        (0, 0),
+        (123.5, 877.25),
+        (7, 993),
+    ] * 3:
         latents = {
             "image.ae": torch.randn(2, 4, 8, 8, generator=generator),
             "image.clip": torch.randn(2, 24, generator=generator),
