@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from unidiff_core.cli.option import PlainParser
+
 
 def run(argv: Sequence[str]) -> None:
     """Print a table of the registered codecs."""
-    parser = argparse.ArgumentParser(
+    parser = PlainParser(
         prog="unidiffuser codecs",
-        description="Lists the registered codecs by short name, with the distribution each came from, its streams at "
-        "default size, and the licence of its default weights. UNIDIFF_DISABLED_PLUGINS=name,name switches plugins off.",
+        description="Lists the registered codecs by short name, with the distribution of each, its streams at "
+        "default size, and the licence of its default weights. "
+        "UNIDIFF_DISABLED_PLUGINS=name,name switches plugins off.",
     )
     parser.parse_args(argv)
     from unidiff_core.codec import Codec

@@ -62,6 +62,7 @@ def _parser() -> ArgumentParser:
 
     from unidiff_core.evaluation import Settings
     from unidiff_core.judge import Judge
+    from unidiff_core.cli.option import PARSER_OPTIONS
     from unidiff_core.plugin import load_plugins
 
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -70,7 +71,7 @@ def _parser() -> ArgumentParser:
     load_plugins()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        prog="unidiffuser evaluate", description=DESCRIPTION, parser_mode="omegaconf+", formatter_class=Formatter
+        prog="unidiffuser evaluate", description=DESCRIPTION, **PARSER_OPTIONS, formatter_class=Formatter
     )
     parser.add_argument("directory", type=str, help="Model directory; the results are written into it.")
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")

@@ -2,51 +2,90 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.cli import ArgsType, LightningCLI
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from unidiff_core.cli.option import PARSER_OPTIONS
 from unidiff_core.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
 
+DESCRIPTION = """{what}
+
+The configuration is a YAML file with the sections model, data and trainer; every value in it can be overridden.
+
+  unidiffuser {command} -c recipes/digits/fit.yaml
+  unidiffuser {command} -c recipes/digits/fit.yaml --trainer.max_steps=500 --model.modalities.image.weight=2
+  unidiffuser {command} -c recipes/digits/fit.yaml --print_config     what it all comes to
+"""
+WHAT = {
+    "fit": "Train a UniDiffuser, from its newest checkpoint if there is one (ckpt_path: last).",
+    "validate": "Compute the loss of a checkpoint on the validation data.",
+    "test": "Compute the loss of a checkpoint on the test data.",
+}
+
 
 class UniDiffuserCLI(LightningCLI):
-    """Lightning's CLI with plugins loaded first, so that their classes are known by short name."""
+    """Lightning's CLI for one command, without its subcommand level: ``${trainer.max_steps}`` means what it says."""
 
-    def __init__(self, args: ArgsType) -> None:
+    def __init__(self, command: str, args: ArgsType) -> None:
+        self.command = command
         super().__init__(
             UniDiffuser,
             LightningDataModule,
             subclass_mode_data=True,
+            run=False,
             save_config_callback=None,  # the model directory records the configuration
             seed_everything_default=0,
-            # "omegaconf+" resolves ${…} after the overrides; plain "omegaconf" silently keeps the old value.
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs=PARSER_OPTIONS
+            | {
+                "prog": f"unidiffuser {command}",
+                "description": DESCRIPTION.format(what=WHAT[command], command=command),
+            },
             auto_configure_optimizers=False,
             args=args,
         )
 
-    def before_fit(self) -> None:
-        """A run resumes from its own newest checkpoint, or starts."""
-        arguments = self.config["fit"]
-        _refuse_url(arguments.get("ckpt_path"))
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What Lightning's subcommands take besides."""
+        parser.add_argument("--ckpt_path", type=str | None, help="checkpoint to go on from: a path, or 'last'")
 
+    @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint to go on from; None if there is none yet.
 
-def _refuse_url(path: str | None) -> None:
-    if path and "://" in str(path):
-        raise ValueError(f"--ckpt_path={path}: checkpoints are not read from URLs; download it and give the path")
-    if path and path not in ("last", "best") and not Path(path).is_file():
-        raise ValueError(f"--ckpt_path={path}: no such file")
+        Raises:
+            ValueError: if it is a URL, or a path at which there is nothing.
+        """
+        path = self.config.get("ckpt_path")
+        if path == "last":
+            folders = [
+                Path(callback.dirpath) for callback in self.trainer.checkpoint_callbacks if _has_folder(callback)
+            ]
+            found = [file for folder in folders for file in folder.glob("last*.ckpt")]
+            return str(max(found, key=lambda file: file.stat().st_mtime)) if found else None
+        if path and "://" in path:
+            raise ValueError(f"--ckpt_path={path}: a checkpoint is not read from a URL; download it and give its path")
+        if path and not Path(path).exists():
+            raise ValueError(f"--ckpt_path={path}: no such file")
+        return path
+
+    def run(self) -> None:
+        """Run the command, opening no pickle beyond tensors and plain data."""
+        method: Any = getattr(self.trainer, self.command)
+        method(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint, weights_only=True)
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run one of Lightning's subcommands."""
+    """Run the command that `argv` begins with."""
     load_plugins()
-    # What Lightning says about few workers and small logs is advice for other programs.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*log_every_n_steps.*")
-    warnings.filterwarnings("ignore", '.*ckpt_path="last".*')
-    UniDiffuserCLI(list(argv))
+    # What Lightning says about workers, small logs and its own calling is advice for other programs.
+    for message in (".*does not have many workers.*", ".*args parameter is intended.*", ".*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    UniDiffuserCLI(argv[0], list(argv[1:])).run()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -58,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         module = importlib.import_module(f"unidiff_core.cli.{COMMANDS[argv[0]][0]}")
         module.run(argv if COMMANDS[argv[0]][0] == "fit" else argv[1:])
+    except argparse.ArgumentError as error:
+        if shows_traceback:
+            raise
+        fail(f"{readable(str(error))} `unidiffuser {argv[0]} --help` lists the options.")
     except (ValueError, OSError) as error:
         if shows_traceback:
             raise
@@ -65,6 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nunidiffuser: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def readable(message: str) -> str:
+    """A parser's error without its inner namespaces and type expressions."""
+    message = re.sub(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ", "", message)
+    message = re.sub(r" Got value: Namespace\(.*", "", message, flags=re.DOTALL)
+    message = re.sub(
+        r"- Expected a path but (\S+) either not accessible or invalid.*",
+        r"unknown class \1; `unidiffuser codecs` lists the registered codecs",
+        message,
+        flags=re.DOTALL,
+    )
+    return message.strip().rstrip(".") + "."
 
 
 def fail(message: str) -> None:

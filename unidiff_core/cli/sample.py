@@ -11,6 +11,8 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 
+from unidiff_core.cli.option import PlainParser
+
 if TYPE_CHECKING:
     from unidiff_core.codec import Raw
     from unidiff_core.system import UniDiffuser
@@ -33,7 +35,7 @@ then the image; [start, end] is a solved path, a number a held time, 0 is clean 
 
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="unidiffuser sample", description=DESCRIPTION, formatter_class=formatter)
+    parser = PlainParser(prog="unidiffuser sample", description=DESCRIPTION, formatter_class=formatter)
     parser.add_argument("model", type=Path, help="model directory, as `unidiffuser fit` writes it")
     parser.add_argument("text_spec", nargs="?", metavar="SPEC", help="timestep spec, text form")
     parser.add_argument("--spec", metavar="MAPPING", help="timestep spec, mapping form (YAML)")

@@ -41,6 +41,7 @@ def _parser() -> ArgumentParser:
 
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+    from unidiff_core.cli.option import PARSER_OPTIONS
     from unidiff_core.plugin import load_plugins
     from unidiff_core.source import Source
 
@@ -49,7 +50,7 @@ def _parser() -> ArgumentParser:
 
     load_plugins()
     parser = ArgumentParser(
-        prog="unidiffuser shards", description=DESCRIPTION, parser_mode="omegaconf+", formatter_class=Formatter
+        prog="unidiffuser shards", description=DESCRIPTION, **PARSER_OPTIONS, formatter_class=Formatter
     )
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
     parser.add_argument("--source", type=Source, required=True, help="Where the samples come from.")
