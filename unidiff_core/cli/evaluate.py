@@ -60,9 +60,9 @@ def _parser() -> ArgumentParser:
 
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
+    from unidiff_core.cli.option import PARSER_OPTIONS
     from unidiff_core.evaluation import Settings
     from unidiff_core.judge import Judge
-    from unidiff_core.cli.option import PARSER_OPTIONS
     from unidiff_core.plugin import load_plugins
 
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):

@@ -64,10 +64,8 @@ class UniDiffuserCLI(LightningCLI):
         """
         path = self.config.get("ckpt_path")
         if path == "last":
-            folders = [
-                Path(callback.dirpath) for callback in self.trainer.checkpoint_callbacks if _has_folder(callback)
-            ]
-            found = [file for folder in folders for file in folder.glob("last*.ckpt")]
+            folders = [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
+            found = [file for folder in folders if folder for file in Path(folder).glob("last*.ckpt")]
             return str(max(found, key=lambda file: file.stat().st_mtime)) if found else None
         if path and "://" in path:
             raise ValueError(f"--ckpt_path={path}: a checkpoint is not read from a URL; download it and give its path")
