@@ -38,14 +38,14 @@ def test_the_target_gives_the_clean_value_back(schedule, prediction):
     assert torch.allclose(process.clean(corruption.corrupted, corruption.target, t), clean, atol=1e-9)
 
 
-def test_noise_prediction_is_refused_where_nothing_is_left_at_T():
+def test_noise_prediction_is_refused_where_nothing_is_left_at_the_end():
     with pytest.raises(ValueError, match="predict flow, velocity or clean"):
         Gaussian(Flow(), "noise")
     with pytest.raises(ValueError, match="unknown prediction 'x'; known: noise"):
         Gaussian(Flow(), "x")
 
 
-def test_uniform_law_is_uniform_on_the_integers_from_1_to_T():
+def test_uniform_law_is_uniform_on_the_integers_from_1_to_the_end():
     uniform = (torch.arange(T * 3, dtype=DOUBLE) + 0.5) / (T * 3)
     assert torch.equal(Uniform().draw(uniform), torch.arange(1, T + 1, dtype=DOUBLE).repeat_interleave(3))
     assert Uniform().draw(torch.tensor([0.0, 1 - 2**-32], dtype=DOUBLE)).tolist() == [1, T]

@@ -157,7 +157,7 @@ def test_streams_balance_and_weights(tmp_path):
         assert losses["streams", weight][0] == pytest.approx((weight * a + b) / 2, rel=1e-4)
 
 
-def test_missing_samples_carry_no_loss_and_stand_at_T(tmp_path):
+def test_missing_samples_carry_no_loss_and_stand_at_the_end(tmp_path):
     model, batch = make(), next(iter(loader()))
     present = torch.arange(16) % 2 == 0
     model.log = lambda *_, **__: None

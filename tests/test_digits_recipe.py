@@ -1,0 +1,169 @@
+"""The digits recipe through the commands, as a user runs them: real processes, real files, a short training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "digits"
+
+
+def unidiffuser(*arguments, cwd, code=0):
+    """Run the command in a process of its own; returns (stdout, stderr)."""
+    command = [sys.executable, "-m", "unidiff_core.cli.main", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder in which the recipe has run, small: 100 scans, a few steps of each training."""
+    folder = tmp_path_factory.mktemp("digits")
+    unidiffuser("shards", "-c", RECIPE / "shards.yaml", "--source.scans=100", "--source.renderings_train=3", cwd=folder)
+    for part in ("autoencoder", "clip", "text_decoder"):
+        unidiffuser("fit-codec", "-c", RECIPE / f"{part}.yaml", "--trainer.max_steps=4", cwd=folder)
+    unidiffuser("encode", "-c", RECIPE / "encode.yaml", cwd=folder)
+    unidiffuser("fit", "-c", RECIPE / "fit.yaml", *SHORT, cwd=folder)
+    return folder
+
+
+SHORT = ("--trainer.max_steps=20", "--trainer.val_check_interval=10", "--data.batch_size=16")
+
+
+def test_twenty_steps_from_shards_to_a_sample(workplace):
+    model = workplace / "runs/digits"
+    assert {"config.yaml", "model.safetensors", "ema.safetensors"} <= {path.name for path in model.iterdir()}
+    out, _ = unidiffuser(
+        *("sample", model, "image | text", "--given", "text=a red seven", "--num", 5, "--steps", 4, "--guidance", 2),
+        *("--out", workplace / "out"),
+        cwd=workplace,
+    )
+    assert "5 image" in out
+    images = sorted((workplace / "out/image").glob("0*.png"))
+    assert len(images) == 5 and Image.open(images[0]).size == (32, 32)
+    assert (workplace / "out/image/contact_sheet.png").is_file()
+
+
+def test_captions_of_an_image_and_pairs_and_a_mapping(workplace):
+    model = workplace / "runs/digits"
+    Image.new("RGB", (40, 30), "red").save(workplace / "some.png")
+    unidiffuser("sample", model, "text | image", "--given", "image=some.png", "--steps", 3, cwd=workplace)
+    assert len((workplace / "out/text/texts.jsonl").read_text().splitlines()) == 1
+    unidiffuser("sample", model, "image, text", "--num", 3, "--steps", 3, "--out", "pairs", cwd=workplace)
+    assert len(list((workplace / "pairs/image").glob("0*.png"))) == 3
+    lines = (workplace / "pairs/text/texts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in lines] == [0, 1, 2]
+    spec = "{image: [1, 0], text: 0.2}"
+    unidiffuser("sample", model, "--spec", spec, "--given", "text=a red seven", "--steps", 3, cwd=workplace)
+
+
+def test_the_seed_repeats_samples_whatever_the_batch_size(workplace):
+    def pictures(name, *options):
+        base = ("sample", workplace / "runs/digits", "image", "--num", 6, "--steps", 5)
+        unidiffuser(*base, *options, "--out", name, cwd=workplace)
+        return [path.read_bytes() for path in sorted((workplace / name / "image").glob("0*.png"))]
+
+    one = pictures("one")
+    assert pictures("two", "--batch-size", 2) == one
+    assert pictures("three", "--seed", 1) != one
+
+
+def test_each_step_is_restartable(workplace):
+    out, _ = unidiffuser("fit-codec", "-c", RECIPE / "clip.yaml", cwd=workplace)
+    assert "complete" in out
+    out, _ = unidiffuser("encode", "-c", RECIPE / "encode.yaml", cwd=workplace)
+    assert "complete" in out
+    before = (workplace / "runs/digits/model.safetensors").read_bytes()
+    unidiffuser("fit", "-c", RECIPE / "fit.yaml", *SHORT, cwd=workplace)  # resumes at its last step: nothing to do
+    assert (workplace / "runs/digits/model.safetensors").read_bytes() == before
+
+
+def test_interrupted_encoding_goes_on(workplace):
+    latents = workplace / "runs/digits/latents/test"
+    before = {path.name: path.read_bytes() for path in latents.iterdir()}
+    (latents / "manifest.json").unlink()
+    (latents / "00000.tar").unlink()
+    unidiffuser("encode", "-c", RECIPE / "encode.yaml", cwd=workplace)
+    assert {path.name: path.read_bytes() for path in latents.iterdir()} == before
+
+
+def test_evaluation_and_report(workplace):
+    model = workplace / "runs/digits"
+    options = ("--num", 24, "--steps", 3, "--batch_size", 24)
+    unidiffuser("evaluate", model, "-c", RECIPE / "evaluate.yaml", *options, cwd=workplace)
+    evaluation = json.loads((model / "evaluation.json").read_text())
+    assert set(evaluation["queries"]) == {"image | text", "text | image", "image, text", "image", "text"}
+    row = evaluation["queries"]["image | text"]["digit"]
+    assert row["n"] == 24 and row["low"] <= row["value"] <= row["high"]
+    assert evaluation["judges"] and evaluation["seconds"] > 0
+    report = (model / "report.html").read_text()
+    assert report.index("<img") < report.index("<table")
+
+
+BAD = [
+    (("sample", "{model}", "imgae"), "unknown modality 'imgae'"),
+    (("sample", "{model}", "image |"), "cannot read ''"),
+    (("sample", "{model}", "image | text"), "holds 'text', but no value of it is given"),
+    (("sample", "{model}", "image | text", "--given", "text="), "empty"),
+    (("sample", "{model}", "text | image", "--given", "image=no.png"), "no such file: no.png"),
+    (("sample", "{model}", "text | image", "--given", "image=corrupt.png"), "corrupt.png"),
+    (("sample", "{model}", "image", "--given", "text=a red seven"), "does not use it"),
+    (("sample", "{model}", "image", "--solver", "euler"), "unknown solver 'euler'; known: ddim"),
+    (("sample", "{model}", "image", "--guidance", "much"), "--guidance 'much'"),
+    (("sample", "nowhere", "image"), "not a model directory"),
+    (("sample", "{model}"), "give a spec"),
+    (("fit", "-c", "{fit}", "--ckpt_path=no.ckpt"), "no.ckpt: no such file"),
+    (("fit", "-c", "{fit}", "--ckpt_path=corrupt.png"), "corrupt.png"),
+    (("fit", "-c", "{fit}", "--trainer.max_stepz=2"), "max_stepz"),
+    (("fit", "-c", "{fit}", "--model.modalities.image.codec=ImgCodec"), "unknown class ImgCodec"),
+    (("fit", "-c", "nothing.yaml"), "nothing.yaml"),
+    (("encode", "-c", "{encode}", "--folders={nowhere: out}", "--overwrite"), "no shards in nowhere"),
+    (("wave",), "unknown command 'wave'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(row[0][:1] + row[0][-1:]) for row in BAD])
+def test_bad_input_is_one_paragraph_and_exit_code_2(workplace, arguments, says):
+    (workplace / "corrupt.png").write_bytes(b"\x89PNG not a picture")
+    names = {"model": "runs/digits", "fit": RECIPE / "fit.yaml", "encode": RECIPE / "encode.yaml"}
+    filled = [next((str(value) for key, value in names.items() if row == f"{{{key}}}"), row) for row in arguments]
+    before = {path for path in workplace.rglob("*") if "logs" not in path.parts}
+    _, err = unidiffuser(*filled, cwd=workplace, code=2)
+    paragraph = " ".join(err[err.rindex("unidiffuser:") :].split())
+    assert says in paragraph and "Traceback" not in err and len(paragraph) < 600
+    assert {path for path in workplace.rglob("*") if "logs" not in path.parts} == before
+
+
+def test_long_caption_is_a_warning(workplace):
+    caption = "a very " + "long " * 90 + "seven"
+    _, err = unidiffuser(
+        *("sample", workplace / "runs/digits", "image | text", "--given", f"text={caption}", "--steps", 2),
+        cwd=workplace,
+    )
+    assert "cut" in err
+
+
+def test_help_answers_at_once_and_teaches(workplace):
+    out, _ = unidiffuser("--help", cwd=workplace)
+    assert "fit-codec" in out
+    for command in ("shards", "encode", "sample", "evaluate", "codecs"):
+        out, _ = unidiffuser(command, "--help", cwd=workplace)
+        assert f"unidiffuser {command}" in out
+    out, _ = unidiffuser("codecs", cwd=workplace)
+    assert "ImageCodec" in out and "TextCodec" in out and "unidiff-core" in out
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "unidiff_core.cli.main", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert " torch" not in done.stderr, "torch is imported for --help"

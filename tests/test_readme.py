@@ -1,0 +1,85 @@
+"""What the README says is so: its code runs, its files are there, its figures are the committed evaluation's."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from unidiff_core import Modality, UniDiffuser
+from unidiff_core.cli.main import COMMANDS
+from unidiff_core.plugin import Registry
+from unidiff_core.spec import TimestepSpec
+from unidiff_core.uvit import UViT
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_codec_example_registers_trains_and_samples():
+    names: dict = {}
+    exec(next(block for block in blocks("python") if "class SeriesCodec" in block), names)
+    registry = Registry("reader")
+    names["unidiff_register"](registry)
+    codec = registry.find("SeriesCodec")()
+    model = UniDiffuser({"series": Modality(codec)}, partial(UViT, width=16, depth=3, heads=2))
+    series = [[float(i + j) for j in range(32)] for i in range(4)]
+    latents = model.encode({"series": series})
+    assert model.decode(latents, ["series"])["series"] == series
+    assert codec.from_bytes(codec.to_bytes(series[1])) == series[1]
+    assert torch.tensor(model.sample("series", num=2, steps=2)["series"]).shape == (2, 32)
+
+
+def test_commands_and_options_exist():
+    used = re.findall(r"^unidiffuser (\S+)", "\n".join(blocks("sh")), flags=re.MULTILINE)
+    assert used and set(used) <= set(COMMANDS)
+    for config in re.findall(r"recipes/\S+\.yaml", README):
+        assert (ROOT / config).is_file(), config
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets and all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_specs_of_the_table_parse():
+    rows = re.findall(r"^\| `(.+?)` \| ", README, flags=re.MULTILINE)
+    assert len(rows) >= 8
+    for row in rows:
+        spec = row.replace("\\|", "|")
+        mapping = json.loads(re.sub(r"(\w+):", r'"\1":', spec)) if spec.startswith("{") else spec
+        TimestepSpec.parse(mapping, ["image", "text", "audio"])
+
+
+def test_files_of_the_tree_exist():
+    folder = ROOT
+    for line in blocks("text")[0].splitlines():
+        names = re.findall(r"[\w/.-]+(?:\.py|/)(?=\s|$)", line.split("   ")[0] if line.startswith("  ") else line)
+        if not line.startswith("  "):
+            folder = ROOT / line.split()[0]
+            names = []
+        assert folder.is_dir(), line
+        for name in names:
+            assert (folder / name).exists(), (folder, name)
+
+
+def test_every_module_of_core_is_in_the_tree():
+    tree = blocks("text")[0]
+    modules = [path.name for path in (ROOT / "unidiff_core").glob("*.py") if path.name != "__init__.py"]
+    assert not [name for name in modules if name not in tree]
+
+
+def test_figures_are_those_of_the_committed_evaluation():
+    evaluation = json.loads((ROOT / "docs/digits_evaluation.json").read_text())
+    rows = re.findall(r"^\| `(.+?)` \| (\w+) \| ([\d.]+) \| ([\d.]+)–([\d.]+) \|", README, flags=re.MULTILINE)
+    assert len(rows) >= 10
+    for query, metric, value, low, high in rows:
+        found = evaluation["queries"][query.replace("\\|", "|")][metric]
+        for text, key in ((value, "value"), (low, "low"), (high, "high")):
+            assert float(text) == pytest.approx(found[key], abs=6e-4), (query, metric, key)
