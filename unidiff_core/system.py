@@ -60,7 +60,7 @@ class UniDiffuser(pl.LightningModule):
         if not modalities:
             raise ValueError("a UniDiffuser needs at least one modality")
         self.modalities = modalities  # a plain dict: frozen codecs are not part of the module's state
-        self.processes = nn.ModuleDict({name: modality.process for name, modality in modalities.items()})
+        self.processes = nn.ModuleList(modality.process for modality in modalities.values())  # they may own parameters
         self.backbone = backbone({name: modality.ports for name, modality in modalities.items()})
         laws = timestep_law if isinstance(timestep_law, Mapping) else dict.fromkeys(modalities, timestep_law)
         self.timestep_laws = {name: laws.get(name) or Uniform() for name in modalities}

@@ -152,11 +152,13 @@ class UViT(Backbone):
             )
         self.width, self.depth, self.heads, self.mlp_ratio = width, depth, heads, mlp_ratio
         self.data_types, self.position_std = data_types, position_std
-        self.time_position = nn.ParameterDict({name: nn.Parameter(torch.zeros(1, width)) for name in ports})
+        # A colon keeps a name like "values" from being taken for a method of the container.
+        self.time_position = nn.ParameterDict({f"{name}:time": nn.Parameter(torch.zeros(1, width)) for name in ports})
         self.streams = nn.ModuleDict(
             {
-                name: nn.ModuleDict({stream: StreamTokens(port, width) for stream, port in rows.items()})
+                f"{name}:{stream}": StreamTokens(port, width)
                 for name, rows in ports.items()
+                for stream, port in rows.items()
             }
         )
         if data_types:
@@ -186,8 +188,7 @@ class UViT(Backbone):
 
     def tokens_of(self, key: str) -> StreamTokens:
         """The way in and out of a stream, by its full name."""
-        modality, _, stream = key.partition(".")
-        return self.streams[modality][stream]  # type: ignore[index, return-value]
+        return self.streams[key.replace(".", ":", 1)]  # type: ignore[return-value]
 
     def forward(self, latents: Latents, times: Times, data_type: Tensor | None = None) -> dict[str, Tensor]:
         """Predictions of all streams in `latents`.
@@ -219,14 +220,14 @@ class UViT(Backbone):
 
     def stream_keys(self) -> list[str]:
         """Full names of all streams, in token order."""
-        return [f"{name}.{stream}" for name, rows in self.streams.items() for stream in rows]  # type: ignore[attr-defined]
+        return [name.replace(":", ".", 1) for name in self.streams]
 
     def stem(self, times: Times, data_type: Tensor | None) -> Tensor:
         """The tokens before the streams': times, then the data type. ``[b, n, width]``."""
         dtype = self.norm.weight.dtype
         rows = [
-            timestep_embedding(times[name], self.width).to(dtype)[:, None] + position
-            for name, position in self.time_position.items()
+            timestep_embedding(times[name], self.width).to(dtype)[:, None] + self.time_position[f"{name}:time"]
+            for name in (key.removesuffix(":time") for key in self.time_position)
             if name in times
         ]
         if self.data_types:

@@ -73,17 +73,17 @@ def converted(state, data_types):
                 value = state[f"{theirs}.{end}"]
                 new[f"{ours}.{end}"] = value.flatten(1) if flatten and end == "weight" else value
 
-    copy("streams.image.ae.embed", "vae_img_in.proj", flatten=True)
-    copy("streams.image.clip.embed", "clip_img_in")
-    copy("streams.text.states.embed", "text_in")
-    copy("streams.image.ae.head", "vae_img_out")
-    copy("streams.image.clip.head", "clip_img_out")
-    copy("streams.text.states.head", "text_out")
+    copy("streams.image:ae.embed", "vae_img_in.proj", flatten=True)
+    copy("streams.image:clip.embed", "clip_img_in")
+    copy("streams.text:states.embed", "text_in")
+    copy("streams.image:ae.head", "vae_img_out")
+    copy("streams.image:clip.head", "clip_img_out")
+    copy("streams.text:states.head", "text_out")
     copy("norm", "transformer.norm_out")
     # Order of the released position parameter: t_img, t_text, text, clip, patches.
     rows = state["pos_embed"][0].split([1, 1, 7, 1, 16])
-    names = ["time_position.image", "time_position.text"]
-    names += [f"streams.{key}.position" for key in ("text.states", "image.clip", "image.ae")]
+    names = ["time_position.image:time", "time_position.text:time"]
+    names += [f"streams.{key}.position" for key in ("text:states", "image:clip", "image:ae")]
     new |= dict(zip(names, rows, strict=True))
     if data_types:
         new["data_type.weight"] = state["data_type_token_embedding.weight"]
