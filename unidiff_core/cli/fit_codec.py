@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -131,8 +130,8 @@ def _publish(folder: Path, output: Path) -> None:
     old = output.with_name(output.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
-        os.rename(output, old)
-    os.rename(folder, output)
+        output.rename(old)
+    folder.rename(output)
     shutil.rmtree(old, ignore_errors=True)
 
 

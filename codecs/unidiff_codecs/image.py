@@ -1,0 +1,213 @@
+"""Images: a latent of Stable Diffusion's autoencoder, and CLIP's image feature."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from unidiff_codecs.clip import ImageFeature
+from unidiff_codecs.frozen import FrozenCodec
+from unidiff_codecs.picture import contact_sheet
+from unidiff_codecs.weights import locate, require
+from unidiff_core.codec import Draw
+from unidiff_core.stream import Stream
+
+PIXELS_AT_ONCE = 2**22
+"""Pixels that the networks see at a time: bounds memory, changes no result."""
+
+AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+class ImageCodec(FrozenCodec):
+    """PIL images ⇄ streams ``ae`` (the autoencoder's latent) and ``clip`` (CLIP's projected image feature).
+
+    Stored: ``ae`` ``[b, 2·channels, h, w]``, mean and log-variance of the posterior of the *scaled* latent, so that
+    drawing a latent needs no network; ``clip`` ``[b, clip_width]``. Only ``ae`` is decoded.
+    Source: UniDiffuser (arXiv 2303.06555) section 4 and its released code.
+
+    Args:
+        autoencoder: folder or hub id of a `diffusers.AutoencoderKL`.
+        clip: folder or hub id of an open_clip model.
+        size: side of the square that images are cropped and resized to, pixels.
+        downsampling: pixels per latent cell and side.
+        latent_channels: channels of the latent.
+        clip_width: width of CLIP's image feature.
+        patch: latent cells per token and side.
+
+    Raises:
+        ValueError: at first use, if a network is not what is declared here.
+    """
+
+    licence: ClassVar[str] = "CreativeML OpenRAIL-M (autoencoder), MIT (CLIP)"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Stable Diffusion 1.4 KL-f8 autoencoder, arXiv 2112.10752, hf-hub:CompVis/stable-diffusion-v1-4/vae",
+        "CLIP ViT-B/32, arXiv 2103.00020, hf-hub:timm/vit_base_patch32_clip_224.openai",
+    )
+    extension: ClassVar[str] = "png"
+    weights: ClassVar[tuple[str, ...]] = ("autoencoder", "clip")
+
+    def __init__(
+        self,
+        autoencoder: str = "hf-hub:CompVis/stable-diffusion-v1-4/vae",
+        clip: str = "hf-hub:timm/vit_base_patch32_clip_224.openai",
+        size: int = 512,
+        downsampling: int = 8,
+        latent_channels: int = 4,
+        clip_width: int = 512,
+        patch: int = 2,
+    ) -> None:
+        super().__init__()
+        if size % (downsampling * patch):
+            raise ValueError(f"size {size} is not a multiple of downsampling {downsampling} × patch {patch}")
+        self.autoencoder, self.clip = autoencoder, clip
+        self.size, self.downsampling, self.latent_channels = size, downsampling, latent_channels
+        self.clip_width, self.patch = clip_width, patch
+        self._autoencoder: Any = None
+        self._feature: Any = None
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """``ae``: a grid of latents; ``clip``: a vector."""
+        side = self.size // self.downsampling
+        return {
+            "ae": Stream.grid(self.latent_channels, side, side, patch=self.patch),
+            "clip": Stream.vector(self.clip_width),
+        }
+
+    @torch.no_grad()
+    def encode(self, raws: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Images → posterior moments ``ae`` ``[b, 2·channels, h, w]`` and ``clip`` ``[b, clip_width]``."""
+        images = [square(raw.convert("RGB"), self.size) for raw in raws]
+        rows = [self._encode_some(images[i : i + self._chunk]) for i in range(0, len(images), self._chunk)]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else self._nothing()
+
+    def latent(self, stored: Mapping[str, Tensor], draw: Draw) -> dict[str, Tensor]:
+        """A sample of the posterior, not its mean, as the reference draws it."""
+        mean, logvar = stored["ae"].float().chunk(2, dim=1)
+        noise = draw("ae", tuple(mean.shape)).to(mean)
+        return {"ae": mean + (0.5 * logvar).exp() * noise, "clip": stored["clip"].float()}
+
+    @torch.no_grad()
+    def decode(self, latents: Mapping[str, Tensor]) -> list[Image.Image]:
+        """Latents → images; reads ``ae`` only."""
+        network = self._load_autoencoder()
+        images: list[Image.Image] = []
+        for latent in latents["ae"].split(self._chunk):
+            z = self.place(latent) / network.config.scaling_factor + (network.config.shift_factor or 0.0)
+            images += to_images(network.decode(z).sample)
+        return images
+
+    def from_bytes(self, data: bytes) -> Image.Image:
+        """Content of any image file that PIL reads → RGB image.
+
+        Raises:
+            ValueError: if it is corrupt, not an image, or larger than PIL's cap on decompression.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                return Image.open(io.BytesIO(data)).convert("RGB")
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ValueError(f"image too large to decode safely: {error}; scale it down first") from error
+        except Exception as error:  # PIL's readers raise whatever they meet: OSError, SyntaxError, struct.error, …
+            raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
+
+    def to_bytes(self, raw: Image.Image) -> bytes:
+        """Image → PNG."""
+        buffer = io.BytesIO()
+        raw.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    def save(self, raws: Sequence[Image.Image], folder: Path, *, first_index: int = 0) -> list[Path]:
+        """Write numbered PNG files, and ``contact_sheet.png`` of all so far."""
+        paths = super().save(raws, folder, first_index=first_index)
+        earlier = [folder / f"{i:05d}.png" for i in range(first_index)]
+        images = [Image.open(path).convert("RGB") for path in earlier if path.is_file()]
+        sheet = folder / "contact_sheet.png"
+        contact_sheet([*images, *raws]).save(sheet)
+        return [*paths, sheet]
+
+    def html(self, raw: Image.Image) -> str:
+        """The image itself, as a data URI; small ones enlarged with their pixels visible."""
+        data = base64.b64encode(self.to_bytes(raw)).decode()
+        style = ' style="image-rendering: pixelated; width: 96px"' if raw.width < 96 else ""
+        return f'<img src="data:image/png;base64,{data}"{style}>'
+
+    @property
+    def _chunk(self) -> int:
+        return max(1, PIXELS_AT_ONCE // self.size**2)
+
+    def _nothing(self) -> dict[str, Tensor]:
+        channels, *grid = self.streams["ae"].shape
+        return {"ae": torch.empty(0, 2 * channels, *grid), "clip": torch.empty(0, self.clip_width)}
+
+    def _encode_some(self, images: list[Image.Image]) -> dict[str, Tensor]:
+        network, feature = self._load_autoencoder(), self._load_feature()
+        posterior = network.encode(self.place(to_pixels(images))).latent_dist
+        scale, shift = network.config.scaling_factor, network.config.shift_factor or 0.0
+        mean = (posterior.mean.float() - shift) * scale
+        logvar = posterior.logvar.float() + 2 * float(np.log(scale))
+        pixels = torch.stack([feature.preprocess(image) for image in images])
+        return {"ae": torch.cat([mean, logvar], dim=1), "clip": feature(self.place(pixels)).float()}
+
+    def _load_autoencoder(self) -> Any:
+        if self._autoencoder is None:
+            network = load_autoencoder(self.autoencoder)
+            config: Any = network.config
+            found = 2 ** (len(config.block_out_channels) - 1), config.latent_channels
+            if found != (self.downsampling, self.latent_channels):
+                raise ValueError(
+                    f"the autoencoder {self.autoencoder} has downsampling {found[0]} and {found[1]} latent channels; "
+                    f"the codec declares {self.downsampling} and {self.latent_channels}: its downsampling and latent_channels"
+                )
+            self._autoencoder = self.adopt(network)
+        return self._autoencoder
+
+    def _load_feature(self) -> Any:
+        if self._feature is None:
+            feature = ImageFeature(self.clip)
+            if feature.width != self.clip_width:
+                raise ValueError(
+                    f"the CLIP {self.clip} gives image features of width {feature.width}, but the codec declares "
+                    f"clip_width {self.clip_width}"
+                )
+            self._feature = self.adopt(feature)
+        return self._feature
+
+
+def load_autoencoder(name: str) -> nn.Module:
+    """A `diffusers.AutoencoderKL` from a local folder or a hub id; safetensors only."""
+    from diffusers import AutoencoderKL
+
+    folder = locate(name, AUTOENCODER_FILES)
+    require(folder, *AUTOENCODER_FILES)
+    network: nn.Module = AutoencoderKL.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+    return network
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The central square, resized with Lanczos to `size` pixels a side, as the released code does."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def to_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """RGB images of one size → ``[b, 3, h, w]`` in [-1, 1]."""
+    array = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    return array.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """``[b, 3, h, w]`` in [-1, 1] → RGB images; what is outside is clipped."""
+    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return [Image.fromarray(row) for row in array.permute(0, 2, 3, 1).cpu().numpy()]

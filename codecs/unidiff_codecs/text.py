@@ -1,0 +1,164 @@
+"""Texts: CLIP's text states, narrowed; decoded by GPT-2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from unidiff_codecs.clip import TextState
+from unidiff_codecs.frozen import FrozenCodec
+from unidiff_codecs.text_decoder import TextDecoder
+from unidiff_core.stream import Stream
+
+TEXTS_AT_ONCE = 256
+"""Texts that the networks see at a time: bounds memory, changes no result."""
+
+
+class TextCodec(FrozenCodec):
+    """Strings ⇄ stream ``states``: CLIP's text states through a linear layer, as GPT-2 reads them back.
+
+    Stored and latent: ``states`` ``[b, length, width]``, after the linear layer.
+    Source: UniDiffuser (arXiv 2303.06555) section 4 and its released code.
+
+    Args:
+        clip: folder or hub id of an open_clip model.
+        text_decoder: folder or hub id of a `TextDecoder`.
+        length: CLIP's context length, tokens with start and end. A longer caption is cut, with a warning.
+        width: width of a state after the linear layer.
+        beams: width of the beam search.
+        max_new_tokens: GPT-2 tokens of a decoded text at most.
+
+    Raises:
+        ValueError: at first use, if a network is not what is declared here.
+    """
+
+    licence: ClassVar[str] = "MIT (CLIP), AGPL-3.0 (the released text decoder)"
+    sources: ClassVar[tuple[str, ...]] = (
+        "CLIP ViT-L/14, arXiv 2103.00020, hf-hub:timm/vit_large_patch14_clip_224.openai",
+        "UniDiffuser's text decoder, arXiv 2303.06555, converted from thu-ml/unidiffuser-v1",
+    )
+    extension: ClassVar[str] = "txt"
+    weights: ClassVar[tuple[str, ...]] = ("clip", "text_decoder")
+
+    def __init__(
+        self,
+        clip: str = "hf-hub:timm/vit_large_patch14_clip_224.openai",
+        text_decoder: str = "weights/text_decoder",
+        length: int = 77,
+        width: int = 64,
+        beams: int = 5,
+        max_new_tokens: int = 67,
+    ) -> None:
+        super().__init__()
+        self.clip, self.text_decoder = clip, text_decoder
+        self.length, self.width = length, width
+        self.beams, self.max_new_tokens = beams, max_new_tokens
+        self._states: Any = None
+        self._decoder: Any = None
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """``states``: a sequence."""
+        return {"states": Stream.sequence(self.length, self.width)}
+
+    @torch.no_grad()
+    def encode(self, raws: Sequence[str]) -> dict[str, Tensor]:
+        """Texts → ``states`` ``[b, length, width]``.
+
+        Raises:
+            ValueError: if a text is empty.
+        """
+        texts = [check_text(raw) for raw in raws]
+        rows = [self._encode_some(texts[i : i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)]
+        return {"states": torch.cat(rows) if rows else torch.empty(0, self.length, self.width)}
+
+    @torch.no_grad()
+    def decode(self, latents: Mapping[str, Tensor]) -> list[str]:
+        """``states`` → texts."""
+        decoder = self._load_decoder()
+        texts: list[str] = []
+        for states in latents["states"].split(TEXTS_AT_ONCE):
+            texts += decoder.generate(self.place(states), beams=self.beams, max_new_tokens=self.max_new_tokens)
+        return texts
+
+    def from_bytes(self, data: bytes) -> str:
+        """UTF-8 → text, without surrounding blanks.
+
+        Raises:
+            ValueError: if it is not UTF-8 or has no text.
+        """
+        try:
+            return check_text(data.decode("utf-8")).strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not a text in UTF-8: {error}") from error
+
+    def to_bytes(self, raw: str) -> bytes:
+        """Text → UTF-8."""
+        return raw.encode("utf-8")
+
+    def parse(self, text: str) -> str:
+        """The literal text.
+
+        Raises:
+            ValueError: if it is empty.
+        """
+        return check_text(text).strip()
+
+    def save(self, raws: Sequence[str], folder: Path, *, first_index: int = 0) -> list[Path]:
+        """Write ``texts.jsonl``, a line ``{"index": i, "text": …}`` each; keeps earlier lines."""
+        path = folder / "texts.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines()[:first_index] if path.is_file() else []
+        rows = [{"index": first_index + i, "text": raw} for i, raw in enumerate(raws)]
+        lines += [json.dumps(row, ensure_ascii=False) for row in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return [path]
+
+    def html(self, raw: str) -> str:
+        """The text, escaped."""
+        return f"<span>{escape(raw)}</span>"
+
+    def _encode_some(self, texts: list[str]) -> Tensor:
+        network, decoder = self._load_states(), self._load_decoder()
+        states: Tensor = network(network.tokenize(texts).to(self._anchor.device))
+        return decoder.encode(states).float()
+
+    def _load_states(self) -> Any:
+        if self._states is None:
+            network = TextState(self.clip)
+            if network.length != self.length:
+                raise ValueError(
+                    f"the CLIP {self.clip} reads {network.length} tokens, but the codec declares length {self.length}"
+                )
+            self._states = self.adopt(network)
+        return self._states
+
+    def _load_decoder(self) -> Any:
+        if self._decoder is None:
+            decoder = TextDecoder.from_pretrained(self.text_decoder)
+            found = decoder.prefix_length, decoder.prefix_width
+            if found != (self.length, self.width):
+                raise ValueError(
+                    f"the text decoder {self.text_decoder} reads {found[0]} states of width {found[1]}, but the codec "
+                    f"declares length {self.length} and width {self.width}"
+                )
+            self._decoder = self.adopt(decoder)
+        return self._decoder
+
+
+def check_text(raw: Any) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: if it is not a string or has nothing but blanks.
+    """
+    if not isinstance(raw, str):
+        raise ValueError(f"a text must be a string, not {type(raw).__name__} {raw!r}")
+    if not raw.strip():
+        raise ValueError(f"empty caption {raw!r}: give at least one word, or leave the text out of the query")
+    return raw

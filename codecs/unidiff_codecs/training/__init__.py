@@ -1,0 +1,8 @@
+"""Training of the codecs' networks, at any size. Driven by `unidiffuser fit-codec`."""
+
+from unidiff_codecs.training.autoencoder import AutoencoderTraining
+from unidiff_codecs.training.clip import ClipTraining
+from unidiff_codecs.training.data import CaptionData, PairData
+from unidiff_codecs.training.text_decoder import TextDecoderTraining
+
+__all__ = ["AutoencoderTraining", "CaptionData", "ClipTraining", "PairData", "TextDecoderTraining"]
