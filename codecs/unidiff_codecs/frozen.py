@@ -21,6 +21,7 @@ class FrozenCodec(Codec):
         super().__init__()
         # Knows the device and the dtype that networks loaded later must have.
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
+        self.eval()
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode: nothing here is trained."""

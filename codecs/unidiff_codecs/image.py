@@ -167,7 +167,7 @@ class ImageCodec(FrozenCodec):
             if found != (self.downsampling, self.latent_channels):
                 raise ValueError(
                     f"the autoencoder {self.autoencoder} has downsampling {found[0]} and {found[1]} latent channels; "
-                    f"the codec declares {self.downsampling} and {self.latent_channels}: its downsampling and latent_channels"
+                    f"declared are downsampling {self.downsampling} and latent_channels {self.latent_channels}"
                 )
             self._autoencoder = self.adopt(network)
         return self._autoencoder

@@ -43,7 +43,9 @@ class TextDecoder(nn.Module):
 
         self.state_width, self.prefix_length, self.prefix_width = state_width, prefix_length, prefix_width
         self.gpt, self.tokenizer = gpt, tokenizer
-        self.transformer: Any = GPT2LMHeadModel(GPT2Config(**gpt))
+        config = GPT2Config(**gpt)
+        config.bos_token_id = config.eos_token_id = config.vocab_size - 1
+        self.transformer: Any = GPT2LMHeadModel(config)
         self.encode_prefix = nn.Linear(state_width, prefix_width)
         self.decode_prefix = nn.Linear(prefix_width, self.transformer.config.n_embd)
         self.register_buffer("mean", torch.zeros(prefix_width))

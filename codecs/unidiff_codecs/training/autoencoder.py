@@ -15,7 +15,6 @@ from unidiff_codecs.picture import contact_sheet
 from unidiff_codecs.training.base import NetworkTraining, augmented, normalised
 from unidiff_codecs.training.data import Batch, Batches, ShardData
 
-
 SAMPLES = 2000
 """Training images that the scaling factor is measured on."""
 

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from unidiff_codecs.image import ImageCodec, square
+
+from unidiff_core.stream import Stream
+
+from .conftest import draw, picture, png
+
+
+def test_full_size_is_declared_without_loading_anything():
+    codec = ImageCodec()
+    assert codec.streams == {"ae": Stream.grid(4, 64, 64, patch=2), "clip": Stream.vector(512)}
+    assert codec.streams["ae"].num_tokens == 1024
+    assert not list(codec.parameters())
+
+
+def test_round_trip_shapes_and_dtypes(image_arguments):
+    codec = ImageCodec(**image_arguments)
+    stored = codec.encode([picture(0, (50, 32)), picture(1, (32, 70)), picture(2)])
+    assert {name: tuple(value.shape) for name, value in stored.items()} == {"ae": (3, 4, 8, 8), "clip": (3, 12)}
+    latents = codec.latent(stored, draw)
+    assert {name: tuple(value.shape[1:]) for name, value in latents.items()} == {
+        name: stream.shape for name, stream in codec.streams.items()
+    }
+    images = codec.decode(latents)
+    assert [image.size for image in images] == [(32, 32)] * 3
+    assert codec.encode([])["ae"].shape == (0, 4, 8, 8)
+
+
+def test_encoding_repeats_and_each_sample_stands_alone(image_arguments):
+    codec = ImageCodec(**image_arguments)
+    images = [picture(i) for i in range(4)]
+    whole, again = codec.encode(images), ImageCodec(**image_arguments).encode(images)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    alone = codec.encode(images[2:3])
+    for name in whole:
+        torch.testing.assert_close(alone[name][0], whole[name][2], atol=1e-5, rtol=1e-5)
+
+
+def test_the_latent_is_a_draw_of_the_scaled_posterior(image_arguments, autoencoder):
+    from diffusers import AutoencoderKL
+
+    codec = ImageCodec(**image_arguments)
+    stored = codec.encode([picture(0)])
+    network = AutoencoderKL.from_pretrained(str(autoencoder))
+    pixels = torch.tensor(list(picture(0).tobytes())).view(1, 32, 32, 3).permute(0, 3, 1, 2) / 127.5 - 1
+    posterior = network.encode(pixels).latent_dist
+    noise = draw("ae", (1, 2, 8, 8))
+    expected = (posterior.mean + posterior.std * noise) * network.config.scaling_factor
+    torch.testing.assert_close(codec.latent(stored, draw)["ae"], expected, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(codec.latent(stored, draw)["ae"], stored["ae"][:, :2])
+
+
+def test_networks_are_frozen_and_follow_the_codec(image_arguments):
+    codec = ImageCodec(**image_arguments).to(torch.float64)
+    codec.encode([picture(0)])
+    codec.train()
+    assert not codec.training and not any(module.training for module in codec.modules())
+    assert all(not p.requires_grad and p.dtype == torch.float64 for p in codec.parameters())
+    codec.to(torch.float32)
+    assert all(p.dtype == torch.float32 for p in codec.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latent_channels": 3}, "declared are downsampling 4 and latent_channels 3"),
+        ({"downsampling": 8}, "downsampling 8"),
+        ({"clip_width": 9}, "clip_width 9"),
+        ({"autoencoder": "no/such/folder"}, "no folder of weights 'no/such/folder'"),
+    ],
+)
+def test_a_network_that_is_not_as_declared(image_arguments, change, message):
+    with pytest.raises(ValueError, match=message):
+        ImageCodec(**image_arguments | change).encode([picture(0)])
+
+
+def test_size_must_divide():
+    with pytest.raises(ValueError, match="size 100"):
+        ImageCodec(size=100)
+
+
+def test_a_pickle_is_not_read(image_arguments, autoencoder, tmp_path):
+    shutil.copytree(autoencoder, tmp_path / "pickled")
+    (tmp_path / "pickled/diffusion_pytorch_model.safetensors").rename(tmp_path / "pickled/diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match="never a pickle"):
+        ImageCodec(**image_arguments | {"autoencoder": str(tmp_path / "pickled")}).encode([picture(0)])
+
+
+def test_a_clip_that_would_fetch_its_text_tower(image_arguments, clip, tmp_path):
+    shutil.copytree(clip, tmp_path / "foreign")
+    path = tmp_path / "foreign/open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["hf_model_name"] = "someone/model"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="hf_model_name"):
+        ImageCodec(**image_arguments | {"clip": str(tmp_path / "foreign")}).encode([picture(0)])
+
+
+def test_bytes_come_back_and_bad_ones_are_refused(monkeypatch):
+    codec = ImageCodec()
+    image = picture(0)
+    assert codec.from_bytes(codec.to_bytes(image)).tobytes() == image.tobytes()
+    for bad in (b"", b"not an image", png(image)[:200]):
+        with pytest.raises(ValueError, match="not a readable image"):
+            codec.from_bytes(bad)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    with pytest.raises(ValueError, match="too large"):
+        codec.from_bytes(png(image))
+
+
+def test_the_central_square_is_taken():
+    image = Image.new("RGB", (60, 20), "red")
+    image.paste("blue", (20, 0, 40, 20))
+    assert square(image, 10).getcolors() == [(100, (0, 0, 255))]
+
+
+def test_saving_numbers_the_files_and_grows_the_sheet(tmp_path):
+    codec = ImageCodec()
+    first = codec.save([picture(0), picture(1)], tmp_path)
+    codec.save([picture(2)], tmp_path, first_index=2)
+    assert [path.name for path in first] == ["00000.png", "00001.png", "contact_sheet.png"]
+    assert Image.open(tmp_path / "contact_sheet.png").size == (2 * 66 + 2, 2 * 66 + 2)
+    assert codec.html(picture(0)).startswith('<img src="data:image/png;base64,') and "pixelated" in codec.html(
+        picture(0)
+    )

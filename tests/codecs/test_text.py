@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from unidiff_codecs.clip import TextState
+from unidiff_codecs.text import TextCodec
+from unidiff_codecs.text_decoder import TextDecoder
+
+from unidiff_core.stream import Stream
+
+from .conftest import CAPTIONS, draw
+
+
+def test_full_size_is_declared_without_loading_anything():
+    codec = TextCodec()
+    assert codec.streams == {"states": Stream.sequence(77, 64)}
+    assert not list(codec.parameters())
+
+
+def test_round_trip_and_independence(text_arguments):
+    codec = TextCodec(**text_arguments)
+    stored = codec.encode(CAPTIONS[:4])
+    assert stored["states"].shape == (4, 10, 4)
+    assert torch.equal(TextCodec(**text_arguments).encode(CAPTIONS[:4])["states"], stored["states"])
+    torch.testing.assert_close(codec.encode(CAPTIONS[2:3])["states"][0], stored["states"][2], atol=1e-5, rtol=1e-5)
+    latents = codec.latent(stored, draw)
+    assert torch.equal(latents["states"], stored["states"])
+    texts = codec.decode(latents)
+    assert len(texts) == 4 and all(isinstance(text, str) for text in texts)
+    assert codec.decode({"states": latents["states"][1:2]}) == texts[1:2]
+    assert not any(module.training for module in codec.modules())
+
+
+def test_states_are_those_after_the_final_norm_padded_with_the_end_token(clip):
+    tower = TextState(str(clip))
+    ids = tower.tokenize(["a red one"])
+    end = tower.tokenizer.eot_token_id
+    assert ids.shape == (1, 10) and ids[0, 0] == tower.tokenizer.sot_token_id and (ids[0, 4:] == end).all()
+    pooled = tower(ids)[0, 4] @ tower.clip.text_projection  # the first end token is CLIP's own feature
+    torch.testing.assert_close(pooled, tower.clip.encode_text(ids)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_prefix_carries_no_loss(text_decoder):
+    decoder = TextDecoder.from_pretrained(str(text_decoder))
+    ids = decoder.tokenize(["a red one", "a green three"])
+    assert decoder.logits(torch.zeros(2, 10, 4), ids).shape[:2] == ids.shape
+    longer = torch.nn.functional.pad(ids, (0, 3), value=-100)
+    torch.testing.assert_close(decoder.loss(torch.zeros(2, 10, 4), ids), decoder.loss(torch.zeros(2, 10, 4), longer))
+
+
+def test_decoder_learns_its_captions_by_heart(clip, text_decoder):
+    """A hundred steps on four captions, then beam search with cached keys gives them back."""
+    decoder = TextDecoder.from_pretrained(str(text_decoder)).requires_grad_(True)
+    texts = ["a red one", "a green two", "a blue four", "a grey three"]
+    tower = TextState(str(clip))
+    states, ids = tower(tower.tokenize(texts)), decoder.tokenize(texts)
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=2e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        decoder.loss(decoder.encode(states), ids).backward()
+        optimizer.step()
+    decoder.eval()
+    assert decoder.generate(decoder.encode(states), beams=5, max_new_tokens=67) == texts
+
+
+def test_long_captions_are_cut_with_a_warning(text_arguments):
+    codec = TextCodec(**text_arguments)
+    text = " ".join(["red"] * 30)
+    with pytest.warns(UserWarning, match="a caption of 32 tokens is cut at the 10"):
+        assert codec.encode([text])["states"].shape == (1, 10, 4)
+
+
+@pytest.mark.parametrize("bad", ["", "   ", "\n"])
+def test_empty_captions(text_arguments, bad):
+    codec = TextCodec(**text_arguments)
+    for call in (codec.parse, lambda text: codec.encode([text]), lambda text: codec.from_bytes(text.encode())):
+        with pytest.raises(ValueError, match="empty caption"):
+            call(bad)
+
+
+def test_what_is_not_a_text(text_arguments):
+    with pytest.raises(ValueError, match="a text must be a string, not int 7"):
+        TextCodec(**text_arguments).encode([7])
+    with pytest.raises(ValueError, match="UTF-8"):
+        TextCodec().from_bytes(b"\xff\xfe")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": 12}, "declares length 12"),
+        ({"width": 5}, "width 5"),
+        ({"text_decoder": "no/such"}, "no folder of weights"),
+        ({"clip": "hf-hub:nonsense"}, "not a hub id"),
+    ],
+)
+def test_a_network_that_is_not_as_declared(text_arguments, change, message):
+    with pytest.raises(ValueError, match=message):
+        TextCodec(**text_arguments | change).encode(["a red one"])
+
+
+def test_texts_are_saved_as_lines_batch_after_batch(tmp_path):
+    codec = TextCodec()
+    codec.save(["a", "zwölf"], tmp_path)
+    codec.save(["c"], tmp_path, first_index=2)
+    lines = (tmp_path / "texts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"index": i, "text": text} for i, text in enumerate(["a", "zwölf", "c"])
+    ]
+    codec.save(["anew"], tmp_path)
+    assert len((tmp_path / "texts.jsonl").read_text().splitlines()) == 1
+    assert codec.html("<b>") == "<span>&lt;b&gt;</span>"
+    assert codec.from_bytes(codec.to_bytes("a red one")) == codec.parse("a red one") == "a red one"

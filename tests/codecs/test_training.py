@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from unidiff_codecs.training import CaptionData, PairData
+from unidiff_codecs.training.base import augmented
+from unidiff_codecs.training.data import Shuffled
+
+from unidiff_core.cli.fit_codec import run
+
+
+def test_exports_hold_no_pickle(autoencoder, clip, text_decoder):
+    for folder in (autoencoder, clip, text_decoder):
+        endings = {path.suffix for path in folder.iterdir()}
+        assert ".safetensors" in endings and endings <= {".safetensors", ".json", ".png", ".txt"}
+
+
+def test_scaling_factor_makes_unit_latents(autoencoder):
+    assert json.loads((autoencoder / "config.json").read_text())["scaling_factor"] != 0.18215
+    assert (autoencoder / "reconstructions.png").is_file()
+
+
+def test_held_out_captions_are_never_trained_on(shards):
+    data = CaptionData(str(shards), holdout=0.3, repeats=3)
+    data.setup()
+    assert set(data.training.texts).isdisjoint(data.held_out.texts)
+    assert len(data.training) == 3 * len(set(data.training.texts))
+
+
+def test_the_last_images_are_held_out(shards):
+    data = PairData(str(shards), size=32, holdout=0.25)
+    data.setup()
+    assert (len(data.training), len(data.held_out)) == (36, 12)
+    with pytest.raises(ValueError, match="no member 'jpg'"):
+        PairData(str(shards), size=32, image="jpg").setup()
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    order = Shuffled(10, 4, seed=0)
+    first = list(order)
+    assert list(order) == first and sorted(i for batch in first for i in batch) == list(range(10))
+    order.set_epoch(1)
+    assert list(order) != first
+
+
+def test_augmentation_keeps_shape_and_flat_grounds():
+    pixels = torch.full((3, 3, 16, 16), 0.25)
+    torch.testing.assert_close(augmented(pixels, 1.0), pixels)
+    assert augmented(pixels, 0) is pixels
+
+
+@pytest.fixture
+def arguments(shards, tmp_path):
+    config = tmp_path / "ae.yaml"
+    config.write_text(
+        f"output: {tmp_path / 'ae'}\n"
+        "model:\n  class_path: unidiff_codecs.training.AutoencoderTraining\n"
+        "  init_args: {channels: [4, 8], latent_channels: 2}\n"
+        "data:\n  class_path: unidiff_codecs.training.PairData\n"
+        f"  init_args: {{folder: {shards}, size: 32, batch_size: 8, holdout: 0.2}}\n"
+        "trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false, enable_model_summary: false}\n"
+    )
+    return ["-c", str(config)]
+
+
+def test_fit_codec_exports_once_and_on_request_again(arguments, tmp_path, capsys):
+    assert run(arguments) == 0
+    metrics = json.loads((tmp_path / "ae/metrics.json").read_text())
+    assert metrics["latent_numbers"] == 2 * 16 * 16
+    assert not (tmp_path / "ae.partial").exists()
+    before = (tmp_path / "ae/config.json").stat().st_mtime_ns
+    assert run(arguments) == 0
+    assert "complete; skipped" in capsys.readouterr().out
+    assert run([*arguments, "--model.kl=0.5"]) == 0
+    assert "ANOTHER configuration" in capsys.readouterr().out
+    assert (tmp_path / "ae/config.json").stat().st_mtime_ns == before
+    assert run([*arguments, "--model.kl=0.5", "--overwrite=true"]) == 0
+    assert (tmp_path / "ae/config.json").stat().st_mtime_ns != before
+
+
+def test_fit_codec_goes_on_after_an_interruption(arguments, tmp_path, capsys, monkeypatch):
+    from unidiff_codecs.training import AutoencoderTraining
+
+    def fail(self, folder, data):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderTraining, "export", fail)
+        with pytest.raises(OSError, match="disk full"):
+            run(arguments)
+    assert not (tmp_path / "ae").exists() and (tmp_path / "ae.partial/last.ckpt").is_file()
+    assert run(arguments) == 0
+    assert "going on from" in capsys.readouterr().out
+    assert (tmp_path / "ae/diffusion_pytorch_model.safetensors").is_file()
