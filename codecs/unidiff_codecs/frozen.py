@@ -29,7 +29,9 @@ class FrozenCodec(Codec):
 
     def adopt(self, network: N) -> N:
         """Freeze a network that was just loaded, and put it where the codec is."""
-        return network.eval().requires_grad_(False).to(self._anchor.device, self._anchor.dtype)
+        network = network.eval().requires_grad_(False).to(self._anchor.device)
+        # diffusers warns at any call with a dtype, even the one that the network has.
+        return network if self._anchor.dtype == torch.float32 else network.to(self._anchor.dtype)
 
     def place(self, tensor: Tensor) -> Tensor:
         """An input, on the codec's device and in its dtype."""

@@ -190,7 +190,9 @@ def load_autoencoder(name: str) -> nn.Module:
 
     folder = locate(name, AUTOENCODER_FILES)
     require(folder, *AUTOENCODER_FILES)
-    network: nn.Module = AutoencoderKL.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
+    network: nn.Module = AutoencoderKL.from_pretrained(
+        str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+    )
     return network
 
 

@@ -43,8 +43,8 @@ class TextDecoder(nn.Module):
 
         self.state_width, self.prefix_length, self.prefix_width = state_width, prefix_length, prefix_width
         self.gpt, self.tokenizer = gpt, tokenizer
-        config = GPT2Config(**gpt)
-        config.bos_token_id = config.eos_token_id = config.vocab_size - 1
+        end = int(gpt.get("vocab_size", 50258)) - 1
+        config = GPT2Config(**{"vocab_size": end + 1, "bos_token_id": end, "eos_token_id": end, **gpt})
         self.transformer: Any = GPT2LMHeadModel(config)
         self.encode_prefix = nn.Linear(state_width, prefix_width)
         self.decode_prefix = nn.Linear(prefix_width, self.transformer.config.n_embd)
