@@ -90,6 +90,7 @@ def _config_of(model: UniDiffuser, folder: Path, registry: Registry) -> dict[str
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     partial = path.with_name(path.name + ".partial")
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+    partial.chmod(0o644)  # safetensors leaves it to its owner alone; a cluster shares it
     partial.replace(path)
 
 

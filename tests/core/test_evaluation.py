@@ -288,9 +288,9 @@ def test_shards_command_writes_skips_and_redoes(tmp_path, capsys):
     assert capsys.readouterr().out.count("left alone") == 2
     run([*options, "--source.seed=1"])
     assert capsys.readouterr().out.count("other settings") == 2
-    run([*options, "--source.scans=1", "--overwrite=true"])
+    run([*options, "--source.scans=1", "--overwrite"])
     assert len(list((tmp_path / "train").glob("*.tar"))) == 1
-    run([*options, "--overwrite=true"])
+    run([*options, "--overwrite"])
     assert (tmp_path / "train" / "00000.tar").read_bytes() == before
 
 

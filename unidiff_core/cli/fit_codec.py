@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,18 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from unidiff_core.cli.option import PARSER_OPTIONS
 from unidiff_core.codec_training import CodecTraining
 from unidiff_core.plugin import load_plugins
 
+DESCRIPTION = """Train a network that a codec loads, and export it in the form that the codec loads it from.
+
+An interrupted training goes on from its last checkpoint; a complete output folder is left alone. Beside the weights
+stand metrics.json and something to look at, made from held-out data.
+
+  unidiffuser fit-codec -c recipes/digits/autoencoder.yaml
+  unidiffuser fit-codec -c recipes/digits/clip.yaml --trainer.max_epochs=2 --output=/tmp/clip
+"""
 CONFIG = "fit_codec.yaml"
 METRICS = "metrics.json"
 CHECKPOINT = "last.ckpt"
@@ -28,9 +39,7 @@ class CodecCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add where to, and whether anew."""
         parser.add_argument("--output", type=str, required=True, help="Folder to export the network to.")
-        parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Train again although the folder is complete."
-        )
+        parser.add_argument("--overwrite", action="store_true", help="Train again although the folder is complete.")
 
     def recipe(self) -> str:
         """The configuration that the result depends on, as YAML."""
@@ -40,18 +49,20 @@ class CodecCLI(LightningCLI):
         return str(self.parser.dump(kept, skip_none=False, skip_validation=True))
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> None:
     """Train and export what `argv` configures; restartable.
 
-    A complete output folder is left alone unless ``--overwrite=true``. An interrupted training goes on from its last
+    A complete output folder is left alone unless ``--overwrite``. An interrupted training goes on from its last
     checkpoint. The output folder appears whole or not at all.
     """
     load_plugins()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
     cli = _parse(argv)
     output = Path(cli.config.output)
     if output.is_dir() and not cli.config.overwrite:
         _explain_skip(output, cli.recipe())
-        return 0
+        return
     started = time.monotonic()
     work = _prepare(output.with_name(output.name + ".partial"), cli.recipe())
     _train(cli, work)
@@ -60,7 +71,6 @@ def run(argv: Sequence[str]) -> int:
     _publish(work / "export", output)
     shutil.rmtree(work)
     print(f"{output}: {_text(metrics)}; {time.monotonic() - started:.0f} s")
-    return 0
 
 
 def _parse(argv: Sequence[str]) -> CodecCLI:
@@ -77,7 +87,7 @@ def _parse(argv: Sequence[str]) -> CodecCLI:
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             trainer_defaults={"logger": False, "enable_checkpointing": True},
-            parser_kwargs={"parser_mode": "omegaconf+", "prog": "unidiffuser fit-codec"},
+            parser_kwargs=PARSER_OPTIONS | {"prog": "unidiffuser fit-codec", "description": DESCRIPTION},
             args=list(argv),
             run=False,
         )
@@ -89,7 +99,7 @@ def _explain_skip(output: Path, recipe: str) -> None:
     made_with = output / CONFIG
     same = made_with.is_file() and made_with.read_text() == recipe
     how = "complete" if same else "complete, but made with ANOTHER configuration"
-    print(f"{output} is {how}; skipped. Give --overwrite=true to train it again.")
+    print(f"{output} is {how}; skipped. Give --overwrite to train it again.")
 
 
 def _prepare(work: Path, recipe: str) -> Path:

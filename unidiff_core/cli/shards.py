@@ -56,7 +56,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--source", type=Source, required=True, help="Where the samples come from.")
     parser.add_argument("--output", type=str, required=True, help="Folder; each split becomes a folder in it.")
     parser.add_argument("--shard_size", type=int, default=1000, help="Samples in a shard.")
-    parser.add_argument("--overwrite", type=bool, default=False, help="Write again what is complete.")
+    parser.add_argument("--overwrite", action="store_true", help="Write again what is complete.")
     return parser
 
 
@@ -82,7 +82,7 @@ def _explain_skip(folder: Path, recipe: dict[str, Any]) -> None:
     written = folder / SOURCE
     is_same = written.is_file() and json.loads(written.read_text()) == recipe
     reason = (
-        "complete, left alone" if is_same else "complete, but written with other settings; --overwrite=true redoes it"
+        "complete, left alone" if is_same else "complete, but written with other settings; --overwrite redoes it"
     )
     print(f"{folder}: {reason}")
 
