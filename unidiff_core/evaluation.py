@@ -71,6 +71,14 @@ class Query:
     """Number of samples."""
     guidance: float = 0.0
     """Guidance scale; 0 is off."""
+    steps: int | None = None
+    """Solver steps, if not those of the settings."""
+    solver: str | None = None
+    """Solver, if not that of the settings."""
+
+    def __str__(self) -> str:
+        own = [text for text in (self.solver, self.steps and f"{self.steps} steps") if text]
+        return ", ".join([str(self.num), *own, f"guidance {self.guidance:g}"])
 
 
 @dataclass(frozen=True)
@@ -368,8 +376,8 @@ def draw(
         name,
         given=given,
         num=query.num,
-        steps=settings.steps,
-        solver=settings.solver,
+        steps=query.steps or settings.steps,
+        solver=query.solver or settings.solver,
         guidance=query.guidance,
         seed=settings.seed,
         batch_size=settings.batch_size,

@@ -156,7 +156,7 @@ def _verdict(row: Row) -> str:
 
 def _settings(evaluation: Evaluation) -> str:
     settings = evaluation.settings
-    queries = "; ".join(f"{name}: {query.num}, guidance {query.guidance:g}" for name, query in settings.queries.items())
+    queries = "; ".join(f"{name}: {query}" for name, query in settings.queries.items())
     lines = (
         f"{settings.steps} steps of {settings.solver}, seed {settings.seed}, {evaluation.seconds:.0f} seconds in all.",
         f"Samples: {queries}.",

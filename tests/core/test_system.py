@@ -267,7 +267,7 @@ def directory(tmp_path):
 def test_class_paths_in_a_model_directory_are_never_imported(directory):
     text = (directory / "config.yaml").read_text()
     (directory / "config.yaml").write_text(text.replace("class: NumberCodec", "class: os.system"))
-    with pytest.raises(UnknownNameError, match="unknown codec 'os.system'; registered: "):
+    with pytest.raises(UnknownNameError, match=r"unknown codec .os\.system.; registered: "):
         UniDiffuser.from_pretrained(directory)
     (directory / "config.yaml").write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(ModelDirectoryError, match="not plain YAML"):
@@ -279,7 +279,7 @@ def test_damaged_model_directories_say_what_is_wrong(directory, tmp_path):
         UniDiffuser.from_pretrained(tmp_path / "nothing")
     text = (directory / "config.yaml").read_text()
     (directory / "config.yaml").write_text(text.replace("depth: 3", "depth: 5"))
-    with pytest.raises(ModelDirectoryError, match="missing: backbone.in_blocks.1"):
+    with pytest.raises(ModelDirectoryError, match=r"missing: backbone\.in_blocks\.1"):
         UniDiffuser.from_pretrained(directory)
     (directory / "config.yaml").write_text(text.replace("mlp_ratio", "mlp_raito"))
     with pytest.raises(ModelDirectoryError, match="mlp_raito"):
