@@ -123,6 +123,7 @@ BAD = [
     (("sample", "{model}"), "give a spec"),
     (("fit", "-c", "{fit}", "--ckpt_path=no.ckpt"), "no.ckpt: no such file"),
     (("fit", "-c", "{fit}", "--ckpt_path=corrupt.png"), "corrupt.png"),
+    (("fit", "-c", "{fit}", "--model.backbone.width=48"), "is of another model"),
     (("fit", "-c", "{fit}", "--trainer.max_stepz=2"), "max_stepz"),
     (("fit", "-c", "{fit}", "--model.modalities.image.codec=ImgCodec"), "unknown class ImgCodec"),
     (("fit", "-c", "nothing.yaml"), "nothing.yaml"),

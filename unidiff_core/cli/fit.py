@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -76,7 +77,33 @@ class UniDiffuserCLI(LightningCLI):
     def run(self) -> None:
         """Run the command, opening no pickle beyond tensors and plain data."""
         method: Any = getattr(self.trainer, self.command)
-        method(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint, weights_only=True)
+        checkpoint = self.checkpoint
+        if checkpoint and Path(checkpoint).is_file():
+            check_checkpoint(checkpoint, self.model)
+        method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+def check_checkpoint(path: str, model: UniDiffuser) -> None:
+    """Look at a checkpoint before anything is done with it; its tensors are mapped, not read.
+
+    Raises:
+        ValueError: if it is not a checkpoint of tensors and plain data, or not of this model.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except Exception as error:  # torch names a dozen kinds of damage
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}); give one that `fit` wrote"
+        ) from error
+    own = model.state_dict()
+    wrong = [name for name in own if name not in state or state[name].shape != own[name].shape] + [
+        name for name in state if name not in own
+    ]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint {path} is of another model: {len(wrong)} tensors differ, {', '.join(wrong[:3])}, … ; "
+            "remove it to start over, or change the configuration back"
+        )
 
 
 def run(argv: Sequence[str]) -> None:
