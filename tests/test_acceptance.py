@@ -1,0 +1,93 @@
+"""The long, counted campaigns: `make acceptance`. Their outcome is committed in docs/acceptance.md."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from unidiff_core.sampling import sample
+from unidiff_core.testing import GaussianOracle
+
+pytestmark = pytest.mark.acceptance
+
+ROOT = Path(__file__).parent.parent
+SHAPES = {
+    "a.grid": (1, 2, 2),
+    "b.vector": (3,),
+    "c.steps": (2, 2),
+    "d.vector": (2,),
+    "e.line": (1, 3),
+    "f.vector": (1,),
+    "g.cube": (1, 2, 1, 2),
+    "h.steps": (3, 1),
+}
+
+
+def demo_commands():
+    """The commands of `make demo`, with this interpreter's console script and absolute recipes."""
+    variables = [f"BIN={Path(sys.executable).parent}", f"RECIPE={ROOT / 'recipes/digits'}"]
+    listed = subprocess.run(["make", "-n", "demo", *variables], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line for line in listed.stdout.splitlines() if "/unidiffuser " in line]
+
+
+def test_demo_meets_every_criterion_within_twelve_minutes(tmp_path):
+    started = time.monotonic()
+    for command in demo_commands():
+        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    seconds = time.monotonic() - started
+    evaluation = json.loads((tmp_path / "runs/digits/evaluation.json").read_text())
+    missed = [row for row in evaluation["criteria"] if not row["passed"]]
+    print(f"demo: {seconds:.0f} s, {len(evaluation['criteria']) - len(missed)} criteria met, {len(missed)} missed")
+    assert not missed
+    assert (tmp_path / "runs/digits/report.html").is_file()
+    assert seconds <= 12 * 60
+
+
+@pytest.mark.parametrize("num_modalities", [2, 3, 5, 8])
+def test_random_queries_of_the_oracle_with_many_samples(num_modalities):
+    """Every role for every modality up to three, 30 random queries above; 100,000 samples each, 4 standard errors.
+
+    Over thousands of comparisons a few exceed 4 by chance: at most one in a thousand may.
+    """
+    shapes = dict(list(SHAPES.items())[:num_modalities])
+    oracle = GaussianOracle.random(shapes, seed=num_modalities)
+    names = [key[0] for key in shapes]
+    queries = [roles for roles in itertools.product("shi", repeat=num_modalities) if "s" in roles]
+    generator = torch.Generator().manual_seed(0)
+    chosen = (
+        queries
+        if num_modalities <= 3
+        else [queries[i] for i in torch.randperm(len(queries), generator=generator)[:30].tolist()]
+    )
+    compared, exceeded = 0, 0
+    for roles in chosen:
+        far = deviations(oracle, names, roles)
+        compared, exceeded = compared + far.numel(), exceeded + int((far > 4).sum())
+    print(f"{num_modalities} modalities: {len(chosen)} queries, {exceeded} of {compared} beyond 4 standard errors")
+    assert exceeded <= max(1, compared // 1000)
+
+
+def deviations(oracle, names, roles, num=100_000):
+    """Distances of sample means and covariances from the exact ones, in standard errors."""
+    solved = [name for name, role in zip(names, roles, strict=True) if role == "s"]
+    held = [name for name, role in zip(names, roles, strict=True) if role == "h"]
+    given = {key: value for key, value in oracle.draw(1, seed=3).items() if key[0] in held}
+    supplied = {key: value.expand(num, *value.shape[1:]) for key, value in given.items()}
+    spec = " | ".join(", ".join(side) for side in (solved, held) if side)
+    options = {"processes": oracle.processes, "shapes": oracle.shapes, "num": num, "dtype": torch.float64}
+    got = sample(oracle, spec, supplied=supplied, steps=100, solver="heun", seed=1, **options)
+    keys = [key for key in oracle.shapes if key[0] in solved]
+    mean, covariance = oracle.conditional(keys, given)
+    x = torch.cat([got[key].flatten(1) for key in keys], dim=1)
+    variance = covariance.diag()
+    of_mean = (x.mean(0) - mean[0]).abs() / (variance / num).sqrt()
+    error = ((variance[:, None] * variance + covariance.square()) / num).sqrt()
+    of_covariance = ((torch.cov(x.T) - covariance).abs() / error)[torch.triu(torch.ones_like(covariance)).bool()]
+    return torch.cat([of_mean, of_covariance])
