@@ -9,17 +9,9 @@ import numpy as np
 import pytest
 
 from unidiff_core.estimate import share, total_variation
-from unidiff_core.evaluation import (
-    Criterion,
-    Query,
-    Samples,
-    Settings,
-    Yardstick,
-    evaluate,
-    load_samples,
-    nearest_distances,
-)
+from unidiff_core.evaluation import Criterion, Query, Settings, evaluate
 from unidiff_core.judge import Judge
+from unidiff_core.metric import Samples, Yardstick, load_samples, nearest_distances
 from unidiff_core.report import table_rows, unmeasured, write_report
 from unidiff_core.shard import write_shards
 from unidiff_core.spec import TimestepSpec
