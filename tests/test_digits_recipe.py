@@ -83,7 +83,9 @@ def test_each_step_is_restartable(workplace):
     out, _ = unidiffuser("encode", "-c", RECIPE / "encode.yaml", cwd=workplace)
     assert "complete" in out
     before = (workplace / "runs/digits/model.safetensors").read_bytes()
-    unidiffuser("fit", "-c", RECIPE / "fit.yaml", *SHORT, cwd=workplace)  # resumes at its last step: nothing to do
+    assert (workplace / "runs/digits/checkpoints/last.ckpt").is_file()
+    # From its last step, with another seed of the order: were a step made, the weights would differ.
+    unidiffuser("fit", "-c", RECIPE / "fit.yaml", *SHORT, "--data.seed=5", cwd=workplace)
     assert (workplace / "runs/digits/model.safetensors").read_bytes() == before
 
 

@@ -81,6 +81,15 @@ class UniDiffuserCLI(LightningCLI):
         if checkpoint and Path(checkpoint).is_file():
             check_checkpoint(checkpoint, self.model)
         method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        if self.command == "fit":
+            self._save_last()
+            print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
+
+    def _save_last(self) -> None:
+        """Keep the end of the run, whatever the interval of its checkpoints: what is finished stays finished."""
+        for callback in self.trainer.checkpoint_callbacks:
+            if getattr(callback, "save_last", False):
+                self.trainer.save_checkpoint(Path(getattr(callback, "dirpath")) / "last.ckpt")  # noqa: B009
 
 
 def check_checkpoint(path: str, model: UniDiffuser) -> None:
@@ -110,7 +119,12 @@ def run(argv: Sequence[str]) -> None:
     """Run the command that `argv` begins with."""
     load_plugins()
     # What Lightning says about workers, small logs and its own calling is advice for other programs.
-    for message in (".*does not have many workers.*", ".*args parameter is intended.*", ".*LeafSpec.*"):
+    for message in (
+        ".*exists and is not empty.*",
+        ".*does not have many workers.*",
+        ".*args parameter is intended.*",
+        ".*LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     UniDiffuserCLI(argv[0], list(argv[1:])).run()

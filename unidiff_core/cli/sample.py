@@ -101,6 +101,8 @@ def write(model: UniDiffuser, solved: Mapping[str, list[Raw]], out: Path) -> Non
         folder.mkdir(parents=True, exist_ok=True)
         files = model.modalities[name].codec.save(raws, folder)
         console.print(f"{len(raws)} {name}: {files[-1] if files else folder}")
+        if others := len(set(folder.iterdir()) - set(files)):
+            console.print(f"  {folder} also holds {others} files of an earlier call; --out keeps calls apart")
         for raw in [raw for raw in raws if isinstance(raw, str)][:16]:
             console.print(f"  {raw}", markup=False)
 
