@@ -13,7 +13,7 @@ from rich.progress import Progress
 from safetensors.torch import save
 from torch import Tensor
 
-from unidiff_core.cli.option import PARSER_OPTIONS
+from unidiff_core.cli.option import named
 from unidiff_core.codec import Codec
 from unidiff_core.data import STORED
 from unidiff_core.plugin import load_plugins
@@ -31,7 +31,7 @@ first shard that is not there.
 def run(argv: Sequence[str]) -> None:
     """Parse the options and encode each folder."""
     load_plugins()
-    parser = ArgumentParser(prog="unidiffuser encode", description=DESCRIPTION, **PARSER_OPTIONS)
+    parser = ArgumentParser(**named("encode", DESCRIPTION))
     parser.add_argument("-c", "--config", action="config", help="YAML with these options")
     parser.add_argument("--codecs", type=dict[str, Codec], required=True, help="modality -> codec")
     parser.add_argument("--folders", type=dict[str, str], required=True, help="folder of raw shards -> where to")

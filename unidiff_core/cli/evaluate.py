@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unidiff_core.judge import Judge
 
 DESCRIPTION = """Draw samples of several queries, judge them against the test data, and write into the model's directory
-evaluation.json (every number with its 95 %% interval) and report.html (pictures first, then the table).
+evaluation.json (every number with its 95 % interval) and report.html (pictures first, then the table).
 
 examples:
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml
@@ -56,23 +56,16 @@ def write(directory: Path, model: Sampler, evaluation: Evaluation) -> None:
 
 
 def _parser() -> ArgumentParser:
-    from argparse import RawDescriptionHelpFormatter
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
-
-    from unidiff_core.cli.option import PARSER_OPTIONS
+    from unidiff_core.cli.option import named
     from unidiff_core.evaluation import Settings
     from unidiff_core.judge import Judge
     from unidiff_core.plugin import load_plugins
 
-    class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-        """Keeps the examples' lines."""
-
     load_plugins()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="unidiffuser evaluate", description=DESCRIPTION, **PARSER_OPTIONS, formatter_class=Formatter
-    )
+    parser = ArgumentParser(**named("evaluate", DESCRIPTION, takes_directory=True))
     parser.add_argument("directory", type=str, help="Model directory; the results are written into it.")
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
     parser.add_argument("--judge", type=Judge, required=True, help="Who reads the labels off the samples.")

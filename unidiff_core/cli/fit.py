@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from unidiff_core.cli.option import PARSER_OPTIONS
+from unidiff_core.cli.option import named
 from unidiff_core.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
 
@@ -43,11 +43,7 @@ class UniDiffuserCLI(LightningCLI):
             run=False,
             save_config_callback=None,  # the model directory records the configuration
             seed_everything_default=0,
-            parser_kwargs=PARSER_OPTIONS
-            | {
-                "prog": f"unidiffuser {command}",
-                "description": DESCRIPTION.format(what=WHAT[command], command=command),
-            },
+            parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command)),
             auto_configure_optimizers=False,
             args=args,
         )

@@ -16,7 +16,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from unidiff_core.cli.option import PARSER_OPTIONS
+from unidiff_core.cli.option import named
 from unidiff_core.codec_training import CodecTraining
 from unidiff_core.plugin import load_plugins
 
@@ -87,7 +87,7 @@ def _parse(argv: Sequence[str]) -> CodecCLI:
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             trainer_defaults={"logger": False, "enable_checkpointing": True},
-            parser_kwargs=PARSER_OPTIONS | {"prog": "unidiffuser fit-codec", "description": DESCRIPTION},
+            parser_kwargs=named("fit-codec", DESCRIPTION),
             args=list(argv),
             run=False,
         )

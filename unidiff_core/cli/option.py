@@ -5,13 +5,27 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
+from jsonargparse import DefaultHelpFormatter
+
+
+class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples."""
+
+
 PARSER_OPTIONS: dict[str, Any] = {
     # ${…} is resolved after the overrides; plain "omegaconf" silently keeps the old value.
     "parser_mode": "omegaconf+",
     # Errors are raised, so that a person reads one paragraph and not the usage of a hundred options.
     "exit_on_error": False,
+    "formatter_class": HelpFormatter,
 }
 """Keyword arguments for every jsonargparse parser."""
+
+
+def named(command: str, description: str, *, takes_directory: bool = False) -> dict[str, Any]:
+    """Keyword arguments for the parser of a command that a YAML file configures."""
+    usage = f"unidiffuser {command} {'DIRECTORY ' if takes_directory else ''}-c CONFIG.yaml [--OPTION=VALUE ...]"
+    return PARSER_OPTIONS | {"prog": f"unidiffuser {command}", "usage": usage, "description": description}
 
 
 class PlainParser(argparse.ArgumentParser):

@@ -37,21 +37,14 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    from argparse import RawDescriptionHelpFormatter
+    from jsonargparse import ArgumentParser
 
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
-
-    from unidiff_core.cli.option import PARSER_OPTIONS
+    from unidiff_core.cli.option import named
     from unidiff_core.plugin import load_plugins
     from unidiff_core.source import Source
 
-    class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-        """Keeps the example's lines."""
-
     load_plugins()
-    parser = ArgumentParser(
-        prog="unidiffuser shards", description=DESCRIPTION, **PARSER_OPTIONS, formatter_class=Formatter
-    )
+    parser = ArgumentParser(**named("shards", DESCRIPTION))
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
     parser.add_argument("--source", type=Source, required=True, help="Where the samples come from.")
     parser.add_argument("--output", type=str, required=True, help="Folder; each split becomes a folder in it.")
