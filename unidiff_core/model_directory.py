@@ -80,7 +80,6 @@ def _config_of(model: UniDiffuser, folder: Path, registry: Registry) -> dict[str
         modalities[name] = {"codec": codec, "process": process, "weight": modality.weight}
     return {
         "format": FORMAT,
-        "licence": "user's own",
         "modalities": modalities,
         "backbone": describe(model.backbone, registry),
         "balance": model.balance,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from unidiff_codecs.clip import ImageFeature
@@ -118,6 +118,8 @@ class ImageCodec(FrozenCodec):
                 return Image.open(io.BytesIO(data)).convert("RGB")
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(f"image too large to decode safely: {error}; scale it down first") from error
+        except UnidentifiedImageError as error:  # its own message names a buffer in memory
+            raise ValueError(f"not a readable image ({len(data)} bytes): of no format that PIL knows") from error
         except Exception as error:  # PIL's readers raise whatever they meet: OSError, SyntaxError, struct.error, …
             raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
 

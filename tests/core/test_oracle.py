@@ -146,6 +146,11 @@ def _solve_from(oracle, state, given, solver, steps):
     estimate = lambda x, t: oracle(  # noqa: E731
         {"a.grid": x, "b.vector": given}, {"a": time_tensor(t, len(x)), "b": time_tensor(0, len(x))}
     )["a.grid"]
+    return walk(process, solver, estimate, grid, x, past)
+
+
+def walk(process, solver, estimate, grid, x, past):
+    """A solver's steps along a grid, without the sampling loop."""
     for t, t_next in itertools.pairwise(grid):
         clean = estimate(x, t)
         x_next = process.step(x, clean, t, t_next, x, past, solver)
@@ -349,13 +354,7 @@ def test_solver_order(name, direction):
         before = [grid_time(i) for i in (-2, -1)]
         past = [Past(t, estimate(along(t), t)) for t in before]
         x = start["a.grid"]
-        for t, t_next in itertools.pairwise(grid):
-            clean = estimate(x, t)
-            x_next = process.step(x, clean, t, t_next, x, past, solver)
-            if solver.correct:
-                x_next = process.correct(x, x_next, clean, estimate(x_next, t_next), t, t_next, solver)
-            past, x = [*past, Past(t, clean)], x_next
-        return x
+        return walk(process, solver, estimate, grid, x, past)
 
     exact = along(T / (1 + math.exp(1.5 if direction == "down" else -1.5)))
     counts = [40, 80, 160]
