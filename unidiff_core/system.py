@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,11 +21,13 @@ from unidiff_core.batch import Batch
 from unidiff_core.codec import Raw
 from unidiff_core.guidance import Guidance
 from unidiff_core.law import TimestepLaw, Uniform
+from unidiff_core.lora import LoRA
 from unidiff_core.modality import Modality
 from unidiff_core.predictor import Latents, Times, modality_of, of_modality
 from unidiff_core.process import Corruption
 from unidiff_core.sampling import sample
 from unidiff_core.schedule import T
+from unidiff_core.sharding import shard
 from unidiff_core.solver import Solver
 from unidiff_core.spec import SpecError, TimestepSpec
 from unidiff_core.uvit import UViT
@@ -36,38 +40,82 @@ class UniDiffuser(pl.LightningModule):
     """One network for every marginal, conditional and joint distribution of N modalities (the paper, section 3).
 
     Args:
-        modalities: name → modality.
-        backbone: makes the network from the modalities' ports.
+        modalities: name → modality. With `init_from`, those that are new or that replace one of the directory's.
+        backbone: makes the network from the modalities' ports; with `init_from`, the directory's if not given.
         timestep_law: how training draws each modality's time, independently; one law, or one for each modality.
         balance: ``elements`` is the paper's Eq. 5 up to a constant, each element of each stream counting the same;
             ``streams`` gives each stream the same say, however many elements it has.
         optimizer: from parameters; the paper's AdamW if not given.
         lr_scheduler: from the optimizer, stepped with it; the paper's warm-up if not given.
         seed: of every draw in training and validation.
+        init_from: model directory to start from. Modalities that it lacks start fresh: their tokens and heads are the
+            only new weights.
+        init_weights: the directory's average, or its model's own weights.
+        freeze_loaded: whether what `init_from` gave is left as it is, so that only new modalities (and LoRA) train.
+        lora: adapters to train beside the frozen weights of `init_from`; merged when a model directory is written.
+        allow_hub: whether codecs that `init_from` describes may fetch weights by hub id.
+
+    Raises:
+        ValueError: if there is no modality, or an option needs `init_from`.
+        ModelDirectoryError: if `init_from` cannot be read or does not fit.
     """
 
     def __init__(
         self,
-        modalities: dict[str, Modality],
-        backbone: Callable[[Ports], Backbone] = UViT,
+        modalities: dict[str, Modality] | None = None,
+        backbone: Callable[[Ports], Backbone] | None = None,
         timestep_law: TimestepLaw | dict[str, TimestepLaw] | None = None,
-        balance: Literal["elements", "streams"] = "elements",
+        balance: Literal["elements", "streams"] | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         seed: int = 0,
+        init_from: str | None = None,
+        init_weights: Literal["ema", "model"] = "ema",
+        freeze_loaded: bool = False,
+        lora: LoRA | None = None,
+        allow_hub: bool = False,
     ) -> None:
         super().__init__()
+        if init_from:
+            from unidiff_core.model_directory import read_description
+
+            start = read_description(init_from, allow_hub=allow_hub)
+            fresh = set(modalities or {}) - set(start.modalities)
+            modalities = start.modalities | (modalities or {})
+            backbone, balance = backbone or start.backbone, balance or start.balance
+        elif freeze_loaded or lora:
+            raise ValueError("freeze_loaded and lora are for training that starts from a model: give init_from")
         if not modalities:
             raise ValueError("a UniDiffuser needs at least one modality")
         self.modalities = modalities  # a plain dict: frozen codecs are not part of the module's state
-        self.processes = nn.ModuleList(modality.process for modality in modalities.values())  # they may own parameters
-        self.backbone = backbone({name: modality.ports for name, modality in modalities.items()})
+        # They may own parameters; named so that these say whose they are.
+        self.processes = nn.ModuleDict({f"{name}:process": modality.process for name, modality in modalities.items()})
+        self.backbone = (backbone or UViT)({name: modality.ports for name, modality in modalities.items()})
         laws = timestep_law if isinstance(timestep_law, Mapping) else dict.fromkeys(modalities, timestep_law)
         self.timestep_laws = {name: laws.get(name) or Uniform() for name in modalities}
-        self.balance = balance
+        self.balance = balance or "elements"
         self.optimizer = optimizer or partial(AdamW, lr=2e-4, weight_decay=0.03, betas=(0.9, 0.9))
         self.lr_scheduler = lr_scheduler or Warmup
         self.seed = seed
+        self.lora = lora
+        if init_from:
+            self._start_from(Path(init_from), init_weights, fresh, freezes=freeze_loaded or lora is not None)
+
+    def _start_from(self, folder: Path, weights: Literal["ema", "model"], fresh: set[str], *, freezes: bool) -> None:
+        from unidiff_core.model_directory import load_weights
+
+        loaded = set(load_weights(self, folder, weights, fresh=fresh))
+        if freezes:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name not in loaded)
+        if self.lora:
+            self.lora.inject(self.backbone)
+
+    def configure_model(self) -> None:
+        """Shard the backbone, where the strategy gave a mesh of devices (FSDP2)."""
+        mesh = self.device_mesh
+        if mesh is not None and not any(isinstance(value, DTensor) for value in self.parameters()):
+            shard(self.backbone, mesh["data_parallel"])
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -99,9 +147,9 @@ class UniDiffuser(pl.LightningModule):
         prediction = self.backbone({key: row.corrupted for key, row in noisy.items()}, times)
         losses = {key: self._loss(key, prediction[key], row.target, batch) for key, row in noisy.items()}
         loss = self._total(losses)
-        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=len(batch.index), sync_dist=stage != "train")
-        for key, (error, count) in losses.items():
-            self.log(f"{stage}/{key}", error.detach() / count, batch_size=len(batch.index), sync_dist=stage != "train")
+        rows = {f"{stage}/{key}": error.detach() / count for key, (error, count) in losses.items()}
+        self.log(f"{stage}/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
+        self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
         return loss
 
     def latents(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
@@ -144,21 +192,22 @@ class UniDiffuser(pl.LightningModule):
         return self.modalities[name].process.corrupt(clean, times[name], noise.to(clean.dtype))
 
     def _loss(self, key: str, prediction: Tensor, target: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed error of what is present, and the number of its elements (at least one)."""
+        """Summed error of what is present, and the elements that it is divided by: this micro-batch's share of the
+        global batch's. Their quotients' mean over processes and micro-batches is the global batch's loss.
+        """
         name = modality_of(key)
-        error = self.modalities[name].process.error(prediction.float(), target.float())
-        present = (
-            _over(batch.present[name], error).expand_as(error) if name in batch.present else torch.ones_like(error)
-        )
-        return (error * present).sum(), present.sum().clamp(min=1)
+        error = self.modalities[name].process.error(at_least_float32(prediction), at_least_float32(target))
+        if name in batch.present:
+            error = torch.where(_over(batch.present[name], error), error, torch.zeros_like(error))
+        count = torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
+        return error.sum(), count.clamp(min=1)
 
     def _total(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        # Counts are averaged over processes, as gradients are: the loss is normalised over the global batch.
-        counts = {key: self.trainer.strategy.reduce(n, reduce_op="mean") for key, (_, n) in losses.items()}
         weights = {key: self.modalities[modality_of(key)].weight_of(key.partition(".")[2]) for key in losses}
         if self.balance == "streams":
-            return sum((weights[k] * e / counts[k] for k, (e, _) in losses.items()), torch.tensor(0.0)) / len(losses)
-        return sum((weights[k] * e for k, (e, _) in losses.items()), torch.tensor(0.0)) / sum(counts.values())
+            return torch.stack([weights[key] * error / count for key, (error, count) in losses.items()]).mean()
+        errors = torch.stack([weights[key] * error for key, (error, _) in losses.items()])
+        return errors.sum() / torch.stack([count for _, count in losses.values()]).sum()
 
     def configure_optimizers(self) -> Any:
         """Optimizer over what is trainable, and its schedule by step."""
@@ -274,6 +323,11 @@ class UniDiffuser(pl.LightningModule):
         from unidiff_core.model_directory import load
 
         return load(folder, weights=weights, allow_hub=allow_hub)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision is too coarse for a loss; double stays double."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _over(mask: Tensor, x: Tensor) -> Tensor:

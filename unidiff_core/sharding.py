@@ -1,0 +1,50 @@
+"""Parameters that lie in shards on several processes (FSDP2), and the tensors of one process.
+
+Everything here leaves plain tensors alone, so that callers need not ask which strategy is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from unidiff_core.backbone import Backbone
+
+
+def shard(backbone: Backbone, mesh: DeviceMesh) -> None:
+    """Shard each of the backbone's layers, then what is left of it, over a one-dimensional mesh."""
+    for layer in (*backbone.layers, backbone):
+        fully_shard(layer, mesh=mesh)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def laid_out_like(whole: Tensor, model: Tensor) -> Tensor:
+    """A copy of a tensor in the layout, dtype and on the device of `model`. All processes call it together."""
+    if isinstance(whole, DTensor):
+        return whole.clone()
+    if isinstance(model, DTensor):
+        return distribute_tensor(whole.to(local(model)), model.device_mesh, model.placements)
+    return whole.to(model, copy=True)
+
+
+def gathered(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> dict[str, Tensor]:
+    """Whole tensors on the CPU; all processes call it together.
+
+    Args:
+        tensors: by name, in the same order on all processes.
+        keeps: whether this process wants the result. One tensor at a time is whole elsewhere.
+    """
+    whole = {}
+    for name, value in tensors.items():
+        tensor = value.full_tensor() if isinstance(value, DTensor) else value
+        if keeps:
+            whole[name] = tensor.detach().cpu()
+    return whole
