@@ -26,7 +26,7 @@ from unidiff_core.ema import EMA
 from unidiff_core.lora import merged
 from unidiff_core.modality import Modality
 from unidiff_core.plugin import Registry, load_plugins
-from unidiff_core.sharding import gathered
+from unidiff_core.sharding import class_of, gathered
 from unidiff_core.system import UniDiffuser
 
 FORMAT = 1
@@ -51,7 +51,7 @@ def describe(value: Any, registry: Registry) -> Any:
         return {key: describe(item, registry) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [describe(item, registry) for item in value]
-    cls = type(value)
+    cls = class_of(value)
     if registry.find(cls.__name__) is not cls:
         raise ValueError(f"{cls.__module__}.{cls.__name__} is not the class registered as {cls.__name__}")
     names = [name for name in inspect.signature(cls).parameters if name != "ports"]  # ports follow from the modalities

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unidiff_core.backbone import Backbone
@@ -19,6 +19,12 @@ def shard(backbone: Backbone, mesh: DeviceMesh) -> None:
     """Shard each of the backbone's layers, then what is left of it, over a one-dimensional mesh."""
     for layer in (*backbone.layers, backbone):
         fully_shard(layer, mesh=mesh)
+
+
+def class_of(value: object) -> type:
+    """The class that a module was made of: FSDP2 changes it to one that inherits from its own and the module's."""
+    cls = type(value)
+    return cls.__bases__[1] if isinstance(value, FSDPModule) else cls
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -144,13 +144,19 @@ class UniDiffuser(pl.LightningModule):
         latents = self.latents(batch, stage)
         times = self.times(batch, stage)
         noisy = {key: self._corrupt(key, clean, times, batch, stage) for key, clean in latents.items()}
-        prediction = self.backbone({key: row.corrupted for key, row in noisy.items()}, times)
+        prediction = self.network({key: row.corrupted for key, row in noisy.items()}, times)
         losses = {key: self._loss(key, prediction[key], row.target, batch) for key, row in noisy.items()}
         loss = self._total(losses)
         rows = {f"{stage}/{key}": error.detach() / count for key, (error, count) in losses.items()}
         self.log(f"{stage}/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
         self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
         return loss
+
+    def network(self, latents: Latents, times: Times) -> dict[str, Tensor]:
+        """The backbone on latents in the dtype of its weights."""
+        dtype = next(self.backbone.parameters()).dtype
+        prediction: dict[str, Tensor] = self.backbone({key: value.to(dtype) for key, value in latents.items()}, times)
+        return prediction
 
     def latents(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
         """Raw → stored → latent, whatever state the batch is in: ``"<modality>.<stream>" -> [b, ...]``."""
@@ -221,7 +227,7 @@ class UniDiffuser(pl.LightningModule):
 
     def predict(self, latents: Latents, times: Times) -> dict[str, Tensor]:
         """The network as a `Predictor`: clean estimates."""
-        prediction = self.backbone(latents, times)
+        prediction = self.network(latents, times)
         return {
             key: self.modalities[modality_of(key)].process.clean(latents[key], value, times[modality_of(key)])
             for key, value in prediction.items()

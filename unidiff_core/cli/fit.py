@@ -43,6 +43,8 @@ class UniDiffuserCLI(LightningCLI):
             run=False,
             save_config_callback=None,  # the model directory records the configuration
             seed_everything_default=0,
+            # Our data modules split the global batch over processes themselves, whatever the strategy.
+            trainer_defaults={"use_distributed_sampler": False},
             parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command)),
             auto_configure_optimizers=False,
             args=args,
