@@ -28,14 +28,7 @@ SMALL = [
 ]
 STRATEGIES = {
     "ddp": ["--trainer.strategy=ddp", "--trainer.devices=2"],
-    "fsdp": [
-        *("--trainer.strategy=ModelParallelStrategy", "--trainer.strategy.data_parallel_size=2"),
-        *(
-            "--trainer.strategy.tensor_parallel_size=1",
-            "--trainer.strategy.save_distributed_checkpoint=false",
-            "--trainer.devices=2",
-        ),
-    ],
+    "fsdp2": ["--trainer.strategy=fsdp2", "--trainer.devices=2"],
 }
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 
@@ -86,8 +79,8 @@ def runs(tmp_path_factory):
     ]
     # Half a run under one strategy, the other half under another.
     both += [
-        fit_row(folder, "ddp-after-fsdp", "float64", *STRATEGIES["ddp"], f"--ckpt_path={folder}/fsdp-float64/5.ckpt"),
-        fit_row(folder, "fsdp-after-one", "float64", *STRATEGIES["fsdp"], f"--ckpt_path={folder}/one-float64/5.ckpt"),
+        fit_row(folder, "ddp-after-fsdp2", "float64", *STRATEGIES["ddp"], f"--ckpt_path={folder}/fsdp2-float64/5.ckpt"),
+        fit_row(folder, "fsdp2-after-one", "float64", *STRATEGIES["fsdp2"], f"--ckpt_path={folder}/one-float64/5.ckpt"),
     ]
     after = [fit_row(folder, "one-after-ddp", "float64", f"--ckpt_path={folder}/ddp-float64/5.ckpt")]
     launch(folder, single, 1)
@@ -119,7 +112,7 @@ def test_two_processes_give_the_run_of_one(runs, strategy, dtype):
     assert max((found[name] - value).abs().max().item() for name, value in expected.items()) <= TOLERANCES[dtype]
 
 
-@pytest.mark.parametrize("name", ["ddp-after-fsdp", "fsdp-after-one", "one-after-ddp"])
+@pytest.mark.parametrize("name", ["ddp-after-fsdp2", "fsdp2-after-one", "one-after-ddp"])
 def test_a_checkpoint_of_one_strategy_loads_under_another(runs, name):
     expected, found = state(runs / "one-float64"), state(runs / name)
     assert len(losses(runs / name)) == STEPS // 2

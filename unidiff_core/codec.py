@@ -49,6 +49,15 @@ class Codec(nn.Module, ABC):
     def streams(self) -> Mapping[str, Stream]:
         """Stream name → declaration, in token order."""
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Stream name → shape of the latents that this codec makes: the streams' own, unless it says otherwise.
+
+        A codec set to another resolution than its network's positions are native to keeps its streams, and says here
+        on which grid its latents really come.
+        """
+        return {name: stream.shape for name, stream in self.streams.items()}
+
     @abstractmethod
     def encode(self, raws: Sequence[Raw]) -> dict[str, Tensor]:
         """Raw samples → stored tensors, ``name -> [b, ...]``. Deterministic; the expensive half."""

@@ -6,13 +6,40 @@ Everything here leaves plain tensors alone, so that callers need not ask which s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unidiff_core.backbone import Backbone
+
+
+class FSDP2(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2, data-parallel over all processes, with checkpoints that any strategy reads.
+
+    As Lightning has it by default, all devices of a node are tensor-parallel, and a checkpoint is a folder of shards
+    that neither DDP nor a single device can read.
+
+    Args:
+        process_group_backend: ``nccl`` or ``gloo``; by the device if not given.
+        timeout_minutes: after which a process gives up waiting for the others.
+    """
+
+    def __init__(self, process_group_backend: str | None = None, timeout_minutes: float = 30) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=process_group_backend,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+
+    def setup_environment(self) -> None:
+        """Lay all processes out in one dimension."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
 
 
 def shard(backbone: Backbone, mesh: DeviceMesh) -> None:
@@ -28,7 +55,7 @@ def class_of(value: object) -> type:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, sharing its memory."""
+    """The part of a tensor that lies on the calling process, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

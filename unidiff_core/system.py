@@ -23,7 +23,7 @@ from unidiff_core.guidance import Guidance
 from unidiff_core.law import TimestepLaw, Uniform
 from unidiff_core.lora import LoRA
 from unidiff_core.modality import Modality
-from unidiff_core.predictor import Latents, Times, modality_of, of_modality
+from unidiff_core.predictor import Latents, Times, dropped, modality_of, of_modality
 from unidiff_core.process import Corruption
 from unidiff_core.sampling import sample
 from unidiff_core.schedule import T
@@ -48,6 +48,8 @@ class UniDiffuser(pl.LightningModule):
         optimizer: from parameters; the paper's AdamW if not given.
         lr_scheduler: from the optimizer, stepped with it; the paper's warm-up if not given.
         seed: of every draw in training and validation.
+        drop_ignored: whether training leaves out, sample by sample, what is missing or drawn at T: its tokens and its
+            time's. Cheaper, and what `drop_ignored` in sampling needs; give a law with mass at T.
         init_from: model directory to start from. Modalities that it lacks start fresh: their tokens and heads are the
             only new weights.
         init_weights: the directory's average, or its model's own weights.
@@ -69,6 +71,7 @@ class UniDiffuser(pl.LightningModule):
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         seed: int = 0,
+        drop_ignored: bool = False,
         init_from: str | None = None,
         init_weights: Literal["ema", "model"] = "ema",
         freeze_loaded: bool = False,
@@ -97,6 +100,7 @@ class UniDiffuser(pl.LightningModule):
         self.optimizer = optimizer or partial(AdamW, lr=2e-4, weight_decay=0.03, betas=(0.9, 0.9))
         self.lr_scheduler = lr_scheduler or Warmup
         self.seed = seed
+        self.drop_ignored = drop_ignored
         self.lora = lora
         if init_from:
             self._start_from(Path(init_from), init_weights, fresh, freezes=freeze_loaded or lora is not None)
@@ -119,11 +123,11 @@ class UniDiffuser(pl.LightningModule):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Full stream name → native shape."""
+        """Full stream name → shape of its latents."""
         return {
-            f"{name}.{stream}": row.shape
+            f"{name}.{stream}": tuple(shape)
             for name, modality in self.modalities.items()
-            for stream, row in modality.codec.streams.items()
+            for stream, shape in modality.codec.shapes.items()
         }
 
     # --- training: the paper's Algorithm 1, with N modalities in place of two ---
@@ -144,19 +148,48 @@ class UniDiffuser(pl.LightningModule):
         latents = self.latents(batch, stage)
         times = self.times(batch, stage)
         noisy = {key: self._corrupt(key, clean, times, batch, stage) for key, clean in latents.items()}
-        prediction = self.network({key: row.corrupted for key, row in noisy.items()}, times)
-        losses = {key: self._loss(key, prediction[key], row.target, batch) for key, row in noisy.items()}
+        corrupted = {key: row.corrupted for key, row in noisy.items()}
+        kept = {name: t < T for name, t in times.items()} if self.drop_ignored else batch.present
+        prediction = (self.network_on_kept if self.drop_ignored else self.network)(corrupted, times, kept)
+        losses = {key: self._loss(key, prediction[key], row.target, batch, kept) for key, row in noisy.items()}
         loss = self._total(losses)
         rows = {f"{stage}/{key}": error.detach() / count for key, (error, count) in losses.items()}
         self.log(f"{stage}/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
         self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
         return loss
 
-    def network(self, latents: Latents, times: Times) -> dict[str, Tensor]:
+    def network(self, latents: Latents, times: Times, kept: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The backbone on latents in the dtype of its weights."""
         dtype = next(self.backbone.parameters()).dtype
         prediction: dict[str, Tensor] = self.backbone({key: value.to(dtype) for key, value in latents.items()}, times)
         return prediction
+
+    def network_on_kept(self, latents: Latents, times: Times, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The backbone on each sample's kept modalities alone: one evaluation for each pattern of them that occurs.
+
+        Args:
+            latents: of the whole micro-batch.
+            times: as well.
+            kept: modality → bool ``[b]``.
+
+        Returns:
+            Predictions of all streams, zero where a sample dropped the modality.
+        """
+        patterns = torch.stack([kept[name] for name in self.modalities], dim=1)  # (b, N)
+        prediction = {key: torch.zeros_like(value) for key, value in latents.items()}
+        for pattern in patterns.unique(dim=0):
+            rows = (patterns == pattern).all(1).nonzero()[:, 0]
+            absent = [name for name, keeps in zip(self.modalities, pattern.tolist(), strict=True) if not keeps]
+            if len(absent) == len(self.modalities):
+                continue
+            part = dropped(
+                *({key: value[rows] for key, value in mapping.items()} for mapping in (latents, times)), absent
+            )
+            for key, value in self.network(*part).items():
+                prediction[key] = prediction[key].to(value.dtype).index_copy(0, rows, value)
+        # A parameter that no sample used still takes part: DDP and FSDP2 wait for its gradient.
+        nothing = sum((parameter.sum() * 0 for parameter in self.backbone.parameters()), torch.tensor(0.0))
+        return {key: value + nothing for key, value in prediction.items()}
 
     def latents(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
         """Raw → stored → latent, whatever state the batch is in: ``"<modality>.<stream>" -> [b, ...]``."""
@@ -197,14 +230,16 @@ class UniDiffuser(pl.LightningModule):
             clean = torch.where(_over(batch.present[name], clean), clean, torch.zeros_like(clean))
         return self.modalities[name].process.corrupt(clean, times[name], noise.to(clean.dtype))
 
-    def _loss(self, key: str, prediction: Tensor, target: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed error of what is present, and the elements that it is divided by: this micro-batch's share of the
-        global batch's. Their quotients' mean over processes and micro-batches is the global batch's loss.
+    def _loss(
+        self, key: str, prediction: Tensor, target: Tensor, batch: Batch, kept: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Summed error of what is present and kept, and the elements that it is divided by: this micro-batch's share of
+        the global batch's. Their quotients' mean over processes and micro-batches is the global batch's loss.
         """
         name = modality_of(key)
         error = self.modalities[name].process.error(at_least_float32(prediction), at_least_float32(target))
-        if name in batch.present:
-            error = torch.where(_over(batch.present[name], error), error, torch.zeros_like(error))
+        if name in kept:
+            error = torch.where(_over(kept[name], error), error, torch.zeros_like(error))
         count = torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
         return error.sum(), count.clamp(min=1)
 
@@ -242,6 +277,7 @@ class UniDiffuser(pl.LightningModule):
         steps: int = 50,
         solver: str | Solver = "dpmpp_2m",
         guidance: float | Mapping[str, float] | Guidance = 0.0,
+        drop_ignored: bool = False,
         seed: int = 0,
         batch_size: int = 256,
         on_progress: Callable[[int, int], None] | None = None,
@@ -255,6 +291,7 @@ class UniDiffuser(pl.LightningModule):
             steps: solver steps over the whole path.
             solver: name or `Solver`.
             guidance: a scale s (0 is off), a scale per held modality, or a `Guidance`.
+            drop_ignored: whether what is ignored is left out of the network's input; see `unidiff_core.sample`.
             seed: sample i is a function of (seed, i) alone.
             batch_size: samples at a time; it changes speed and memory, not the samples.
             on_progress: called with (done, in all), in solver steps over all batches.
@@ -279,6 +316,7 @@ class UniDiffuser(pl.LightningModule):
                 steps=steps,
                 solver=solver,
                 guidance=guidance,
+                drop_ignored=drop_ignored,
                 seed=seed,
                 first_index=start,
                 on_step=_shifted(on_progress, i * steps, len(starts) * steps),
