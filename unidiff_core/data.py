@@ -14,10 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unidiff_core import randomness
 from unidiff_core.batch import Batch
-from unidiff_core.shard import read_shards
-
-STORED = "safetensors"
-"""The shard member that holds a sample's stored tensors."""
+from unidiff_core.shard import STORED, read_shards
 
 
 @dataclass(frozen=True)
