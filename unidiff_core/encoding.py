@@ -214,7 +214,7 @@ class SampleEncoder:
                     raise Dropped(f"nothing left of {name} after cleaning")
             elif self.missing == "error":
                 known = ", ".join(sorted(key for key in row if key != "__key__"))
-                raise ValueError(f"it has no member .{member} for {name!r}, only {known}; may it? --missing=keep")
+                raise ValueError(f"it has no member .{member} for {name!r}, only {known}; missing=keep allows that")
         if not raws:
             raise Dropped(f"none of {', '.join(self.reader.codecs)}")
         return raws
