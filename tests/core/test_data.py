@@ -284,6 +284,7 @@ def test_stored_raw_and_source_are_the_same_run(tmp_path, gaps, capsys):
     for data in (
         StoredData(folder, folder, in_memory=False, **options),
         RawData(raws, raws, members=MEMBERS, **options),
+        RawData(raws, raws, members=MEMBERS, num_workers=1, **options),
         SourceData(RowsSource(gaps), **missing, **options),
         SourceData(RowsSource(gaps), cache=False, **missing, **options),
     ):
