@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unidiff_core.batch import Batch
@@ -120,7 +118,16 @@ class StoredData(OrderedData):
     def samples(self, part: Literal["train", "validation"]) -> StoredSamples | None:
         """The stored samples of a part."""
         where = self.train if part == "train" else self.validation
-        return None if where is None else StoredSamples.at(where, self.in_memory)
+        if where is None:
+            return None
+        samples = StoredSamples.at(where, self.in_memory)
+        wanted = self.codecs.keys() if self.trainer else set()
+        if absent := sorted(wanted - samples.tensors.modalities):
+            known = ", ".join(sorted(samples.tensors.modalities))
+            raise ValueError(
+                f"no sample in {where} has latents of {', '.join(absent)}, only of {known}; encode them too"
+            )
+        return samples
 
 
 class RawData(OrderedData):
@@ -236,8 +243,7 @@ class SourceData(OrderedData):
         encoder = SampleEncoder(reader, missing=self.missing)
         samples = track(self.source.samples(split), f"encode {split}", self.source.splits[split])
         tally = Tally()
-        with torch.no_grad():
-            tensors: Sequence[Any] = [stored for _, stored in encoder.tensors(samples, f"split {split}", tally)]
+        tensors = [stored for _, stored in encoder.tensors(samples, f"split {split}", tally)]
         if tally.dropped and self.processes[0] == 0:
             print(f"{split}: {tally}")
         if not tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +38,11 @@ Taken = tuple[dict[str, Tensor], dict[str, Tensor]]
 class StoredTensors(Protocol):
     """Stored tensors of n samples."""
 
+    @property
+    def modalities(self) -> Set[str]:
+        """The modalities of which any sample has tensors."""
+        ...
+
     def __len__(self) -> int: ...
 
     def take(self, rows: Tensor) -> Taken:
@@ -51,6 +56,11 @@ class TensorsInMemory:
 
     stored: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
+
+    @property
+    def modalities(self) -> Set[str]:
+        """The modalities of which any sample has tensors."""
+        return {modality_of(key) for key in self.stored}
 
     def __len__(self) -> int:
         return len(next(iter(self.stored.values())))
@@ -104,6 +114,11 @@ class TensorsOnDisk:
         self.having = {name: torch.tensor([name in row for row in names]) for name in sorted(set().union(*names))}
         for i, layout in enumerate(self.layouts):
             self._check(i, layout)
+
+    @property
+    def modalities(self) -> Set[str]:
+        """The modalities of which any sample has tensors."""
+        return self.having.keys()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -280,11 +295,11 @@ class RawSamples(Dataset[Batch]):
     def _stand_in(self, name: str) -> Raw:
         """A raw sample for a codec to encode where there is none; training sees nothing of it."""
         if name not in self.stand_ins:
-            having = self.records.has(self.reader.members[name]).nonzero()[:, 0].tolist()
-            found = (raw for row in having if (raw := self._raw(name, row)) is not None)
-            self.stand_ins[name] = next(found, None)
-            if self.stand_ins[name] is None:
+            having = self.records.has(self.reader.members[name]).nonzero()[:, 0]
+            raw = next((raw for row in having if (raw := self._raw(name, int(row))) is not None), None)
+            if raw is None:
                 raise ValueError(f"cleaning leaves nothing of any sample of {name!r}")
+            self.stand_ins[name] = raw
         return self.stand_ins[name]
 
 

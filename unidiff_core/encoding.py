@@ -170,6 +170,7 @@ class SampleEncoder:
             stored = self._encode([raws for _, raws in batch])
             yield from zip([row for row, _ in batch], stored, strict=True)
 
+    @torch.no_grad()
     def _encode(self, batch: Sequence[Mapping[str, Raw]]) -> list[dict[str, Tensor]]:
         stored: list[dict[str, Tensor]] = [{} for _ in batch]
         for name, codec in self.reader.codecs.items():

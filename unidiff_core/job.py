@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,7 +64,7 @@ class EncodingJob:
     def __post_init__(self) -> None:
         own = [shard.name for shard in self.shards]
         names = [name if name.endswith(".tar") else f"{i:05d}.tar" for i, name in enumerate(own)]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ValueError(
                 f"{self.target} would take several shards of the name {', '.join(twice[:3])}; encode them into folders "
                 "of their own"

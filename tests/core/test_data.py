@@ -8,6 +8,7 @@ import tarfile
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -187,7 +188,8 @@ def test_a_resumed_run_reads_on_where_it_was_whatever_reads(tmp_path):
 
     def batches(first, **options):
         data = StoredData(folder, batch_size=12, micro_batch_size=6, seed=3, **options)
-        data.trainer = type("Trainer", (), {"global_step": first, "global_rank": 0, "world_size": 1})()
+        module = SimpleNamespace(modalities={name: Modality(codec) for name, codec in CODECS.items()})
+        data.trainer = SimpleNamespace(global_step=first, global_rank=0, world_size=1, lightning_module=module)
         found = list(islice(data.train_dataloader(), 16))
         return [(batch.step, batch.index.tolist(), batch.stored["a.v"][:, 0].tolist()) for batch in found]
 
@@ -289,6 +291,12 @@ def test_stored_raw_and_source_are_the_same_run(tmp_path, gaps, capsys):
         SourceData(RowsSource(gaps), cache=False, **missing, **options),
     ):
         assert losses(data, tmp_path) == pytest.approx(expected, rel=1e-6), data
+
+
+def test_a_modality_that_no_sample_stores_is_named(tmp_path):
+    folder = stored_shards(tmp_path, [raw(i, b=None) for i in range(40)], missing="keep")
+    with pytest.raises(ValueError, match="has latents of b, only of a"):
+        losses(StoredData(folder), tmp_path)
 
 
 def test_source_data_says_what_it_lacks(tmp_path):

@@ -256,11 +256,8 @@ def command(raw, target, *options):
 
 
 @pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    """Class paths name this module, whatever pytest imported it as."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or pytest.fail("not imported"))
+def no_array(monkeypatch):
+    """These tests are no task of an array, even if pytest runs in one."""
     for name in ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
