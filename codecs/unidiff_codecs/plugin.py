@@ -7,9 +7,11 @@ from unidiff_core.plugin import Registry, hookimpl
 
 @hookimpl
 def unidiff_register(registry: Registry) -> None:
-    """Add the image and the text codec."""
+    """Add the image and the text codec, and where pairs come from and how captions are cleaned."""
+    from unidiff_codecs.caption import CaptionCleaner
     from unidiff_codecs.image import ImageCodec
+    from unidiff_codecs.source import DatasetSource, FolderSource
     from unidiff_codecs.text import TextCodec
 
-    registry.add(ImageCodec)
-    registry.add(TextCodec)
+    for cls in (ImageCodec, TextCodec, CaptionCleaner, FolderSource, DatasetSource):
+        registry.add(cls)
