@@ -48,7 +48,7 @@ def test_recipe_parses_and_makes_its_objects(path):
 
 MODALITIES = [
     "--model.modalities={image: {codec: {class_path: ImageCodec}}, text: {codec: {class_path: TextCodec}}}",
-    "--model.backbone=UViT",
+    *("--model.backbone=UViT", "--model.lora=null"),
     *TINY,
 ]
 

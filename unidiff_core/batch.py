@@ -21,8 +21,8 @@ class Batch:
         present: modality → bool ``[b]``; a modality that is not named is present throughout.
         size: samples in the global batch; b if not given.
         num_present: modality → samples of the global batch that have it; counted in `present` if not given. Where
-            samples lack modalities and a global batch is split over processes or micro-batches, both are needed: the
-            loss is normalised over what is present in the global batch.
+            samples lack modalities and a global batch is split over processes or micro-batches, both are needed, in
+            each of its parts: the loss is normalised over what is present in the global batch.
     """
 
     index: Tensor
@@ -38,8 +38,6 @@ class Batch:
 
         Summed over the micro-batches of a global batch this is the number of its samples that have the modality.
         """
-        if modality not in self.present:
-            return float(len(self.index))
-        if modality not in self.num_present:
-            return self.present[modality].sum()
-        return self.num_present[modality] * len(self.index) / (self.size or len(self.index))
+        if modality in self.num_present:
+            return self.num_present[modality] * len(self.index) / (self.size or len(self.index))
+        return self.present[modality].sum() if modality in self.present else float(len(self.index))

@@ -14,7 +14,7 @@ from unidiff_core.codec import Codec
 from unidiff_core.dataset import RawSamples, RecordsInMemory, StoredSamples, stack
 from unidiff_core.encoding import RawReader, SampleEncoder, Tally
 from unidiff_core.index import open_index
-from unidiff_core.order import GlobalOrder, InOrder, Place
+from unidiff_core.order import GlobalOrder, InOrder, Place, num_micro_batches
 from unidiff_core.source import Source
 
 __all__ = ["GlobalOrder", "InOrder", "OrderedData", "Place", "RawData", "SourceData", "StoredData"]
@@ -25,8 +25,8 @@ class OrderedData(pl.LightningDataModule, ABC):
 
     Args:
         batch_size: samples of an optimizer step over all processes.
-        micro_batch_size: samples of one process at a time; all of its share if not given. Set
-            ``trainer.accumulate_grad_batches`` to batch_size / (micro_batch_size · processes).
+        micro_batch_size: samples of one process at a time; all of its share if not given. The trainer accumulates
+            gradients over as many micro-batches as make up the global batch, whatever the number of processes.
         seed: of the order.
         num_workers: processes that read ahead; 0 reads in the training process.
     """
@@ -56,6 +56,23 @@ class OrderedData(pl.LightningDataModule, ABC):
             raise ValueError(f"{type(self).__name__} reads its codecs off the model; give it to a trainer with one")
         modalities: Any = self.trainer.lightning_module.modalities
         return {name: modality.codec for name, modality in modalities.items()}
+
+    def setup(self, stage: str) -> None:
+        """Tell the trainer over how many micro-batches to accumulate.
+
+        Raises:
+            ValueError: if the global batch does not split exactly, or the trainer was told another number.
+        """
+        if stage != "fit" or not self.trainer:
+            return
+        world = self.processes[1]
+        parts = num_micro_batches(self.batch_size, self.micro_batch_size or max(1, self.batch_size // world), world)
+        if self.trainer.accumulate_grad_batches not in (1, parts):
+            raise ValueError(
+                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}, but a global batch of "
+                f"{self.batch_size} on {world} processes makes {parts} micro-batches; leave it out"
+            )
+        self.trainer.accumulate_grad_batches = parts
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Micro-batches from the trainer's present step on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,6 +49,10 @@ class StoredTensors(Protocol):
         """Those of the samples `rows` ``[b]``."""
         ...
 
+    def having(self, rows: Tensor) -> dict[str, Tensor]:
+        """Modality → bool ``[b]``, for those that samples may lack."""
+        ...
+
 
 @dataclass(frozen=True)
 class TensorsInMemory:
@@ -67,8 +71,11 @@ class TensorsInMemory:
 
     def take(self, rows: Tensor) -> Taken:
         """By indexing."""
-        stored = {key: value[rows] for key, value in self.stored.items()}
-        return stored, {name: value[rows] for name, value in self.present.items()}
+        return {key: value[rows] for key, value in self.stored.items()}, self.having(rows)
+
+    def having(self, rows: Tensor) -> dict[str, Tensor]:
+        """Modality → bool ``[b]``, for those that samples may lack."""
+        return {name: value[rows] for name, value in self.present.items()}
 
 
 def stack(samples: Sequence[Mapping[str, Tensor]]) -> TensorsInMemory:
@@ -111,14 +118,14 @@ class TensorsOnDisk:
         self.layouts = [self._layout(i, header) for i, header in enumerate(index.headers)]
         self.kinds = {key: field for layout in reversed(self.layouts) for key, field in layout.items()}
         names = [{modality_of(key) for key in layout} for layout in self.layouts]
-        self.having = {name: torch.tensor([name in row for row in names]) for name in sorted(set().union(*names))}
+        self.has = {name: torch.tensor([name in row for row in names]) for name in sorted(set().union(*names))}
         for i, layout in enumerate(self.layouts):
             self._check(i, layout)
 
     @property
     def modalities(self) -> Set[str]:
         """The modalities of which any sample has tensors."""
-        return self.having.keys()
+        return self.has.keys()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -126,7 +133,7 @@ class TensorsOnDisk:
     def take(self, rows: Tensor) -> Taken:
         """By copying the bytes of each."""
         layout = self.index.layout[rows].long()
-        present = {name: having[layout] for name, having in self.having.items() if not having.all()}
+        present = self.having(rows)
         numbers = layout.unique().tolist()
         if len(numbers) == 1 and len(self.layouts[numbers[0]]) == len(self.kinds):
             return self._read(rows, numbers[0]), present
@@ -136,6 +143,11 @@ class TensorsOnDisk:
             for key, value in self._read(rows[at], number).items():
                 stored[key][at] = value
         return stored, present
+
+    def having(self, rows: Tensor) -> dict[str, Tensor]:
+        """Modality → bool ``[b]``, for those that samples may lack."""
+        layout = self.index.layout[rows].long()
+        return {name: has[layout] for name, has in self.has.items() if not has.all()}
 
     def _read(self, rows: Tensor, number: int) -> dict[str, Tensor]:
         layout = self.layouts[number]
@@ -166,7 +178,7 @@ class TensorsOnDisk:
         """Each tensor is the same everywhere, and a modality is there with all of its tensors or with none."""
         for key, kind in self.kinds.items():
             if key not in layout:
-                if self.having[modality_of(key)][number]:
+                if self.has[modality_of(key)][number]:
                     raise ValueError(f"{self._example(number)} has no {key}, but others of {modality_of(key)!r}")
             elif (kind.dtype, kind.shape) != ((field := layout[key]).dtype, field.shape):
                 found, other = (f"{row.dtype} {list(row.shape)}" for row in (field, kind))
@@ -208,7 +220,8 @@ class StoredSamples(Dataset[Batch]):
     def __getitem__(self, place: Place) -> Batch:
         stored, present = self.tensors.take(place.rows)
         stored = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
-        return Batch(place.index, place.step, stored, present=_where_missing(present))
+        size, counts = _counts(place, self.tensors.having)
+        return Batch(place.index, place.step, stored, present=present, size=size, num_present=counts)
 
 
 class Records(Protocol):
@@ -264,12 +277,12 @@ class RawSamples(Dataset[Batch]):
 
     def __init__(self, records: Records, reader: RawReader) -> None:
         self.records, self.reader = records, reader
-        having = {name: records.has(member) for name, member in reader.members.items()}
-        if absent := [f".{reader.members[name]} for {name!r}" for name, mask in having.items() if not mask.any()]:
+        self.has = {name: records.has(member) for name, member in reader.members.items()}
+        if absent := [f".{reader.members[name]} for {name!r}" for name, mask in self.has.items() if not mask.any()]:
             raise ValueError(
                 f"no sample has a member {' or '.join(absent)}; set `members` to the endings that they have"
             )
-        self.rows = torch.stack(list(having.values())).any(0).nonzero()[:, 0]
+        self.rows = torch.stack(list(self.has.values())).any(0).nonzero()[:, 0]
         self.stand_ins: dict[str, Raw] = {}
 
     def __len__(self) -> int:
@@ -283,7 +296,12 @@ class RawSamples(Dataset[Batch]):
             found = [self._raw(name, row) for row in rows]
             present[name] = torch.tensor([raw is not None for raw in found])
             raws[name] = [self._stand_in(name) if raw is None else raw for raw in found]
-        return Batch(place.index, place.step, raws=raws, present=_where_missing(present))
+        size, counts = _counts(place, self.having)
+        return Batch(place.index, place.step, raws=raws, present=present, size=size, num_present=counts)
+
+    def having(self, rows: Tensor) -> dict[str, Tensor]:
+        """Modality → bool ``[b]``, whether there is a member. What cleaning leaves nothing of is among them."""
+        return {name: mask[self.rows[rows]] for name, mask in self.has.items()}
 
     def _raw(self, name: str, row: int) -> Raw | None:
         data = self.records.member(row, self.reader.members[name])
@@ -295,7 +313,7 @@ class RawSamples(Dataset[Batch]):
     def _stand_in(self, name: str) -> Raw:
         """A raw sample for a codec to encode where there is none; training sees nothing of it."""
         if name not in self.stand_ins:
-            having = self.records.has(self.reader.members[name]).nonzero()[:, 0]
+            having = self.has[name].nonzero()[:, 0]
             raw = next((raw for row in having if (raw := self._raw(name, int(row))) is not None), None)
             if raw is None:
                 raise ValueError(f"cleaning leaves nothing of any sample of {name!r}")
@@ -303,6 +321,7 @@ class RawSamples(Dataset[Batch]):
         return self.stand_ins[name]
 
 
-def _where_missing(present: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masks that say something: a modality that is not named is present throughout."""
-    return {name: mask for name, mask in present.items() if not mask.all()}
+def _counts(place: Place, having: Callable[[Tensor], dict[str, Tensor]]) -> tuple[int, dict[str, int]]:
+    """Samples in the global batch, and modality → how many of them have it."""
+    batch = place.rows if place.batch is None else place.batch
+    return len(batch), {name: int(mask.sum()) for name, mask in having(batch).items()}

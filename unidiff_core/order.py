@@ -15,11 +15,33 @@ from unidiff_core import randomness
 
 @dataclass(frozen=True)
 class Place:
-    """Which samples form a micro-batch, and where it stands in the run."""
+    """Which samples form a micro-batch, and where it stands in the run.
+
+    Attributes:
+        rows: ``[b]``, of the data set.
+        index: ``[b]``, in the global batch.
+        step: optimizer step.
+        batch: rows of the whole global batch; this micro-batch is all of it if not given.
+    """
 
     rows: Tensor
     index: Tensor
     step: int
+    batch: Tensor | None = None
+
+
+def num_micro_batches(batch_size: int, micro_batch_size: int, world: int) -> int:
+    """Into how many micro-batches each of `world` processes splits its share of a global batch.
+
+    Raises:
+        ValueError: if it does not split exactly.
+    """
+    if batch_size % (micro_batch_size * world):
+        raise ValueError(
+            f"a global batch of {batch_size} does not split into micro-batches of {micro_batch_size} on {world} "
+            "processes; change data.batch_size or data.micro_batch_size"
+        )
+    return batch_size // (micro_batch_size * world)
 
 
 class GlobalOrder(Sampler[Place]):
@@ -40,11 +62,7 @@ class GlobalOrder(Sampler[Place]):
     def __init__(
         self, size: int, batch_size: int, *, micro_batch_size: int, seed: int, rank: int, world: int, first_step: int
     ) -> None:
-        if batch_size % (micro_batch_size * world):
-            raise ValueError(
-                f"a global batch of {batch_size} does not split into micro-batches of {micro_batch_size} on {world} "
-                "processes; change data.batch_size or data.micro_batch_size"
-            )
+        num_micro_batches(batch_size, micro_batch_size, world)
         if size < batch_size:
             raise ValueError(f"the data set has {size} samples, fewer than the global batch of {batch_size}")
         self.size, self.batch_size, self.micro_batch_size = size, batch_size, micro_batch_size
@@ -55,7 +73,7 @@ class GlobalOrder(Sampler[Place]):
         for step in itertools.count(self.first_step):
             batch = self._global_batch(step)
             for index in torch.arange(self.batch_size).split(self.micro_batch_size)[self.rank :: self.world]:
-                yield Place(batch[index], index, step)
+                yield Place(batch[index], index, step, batch)
 
     def _global_batch(self, step: int) -> Tensor:
         """Rows of global batch `step`; it may span two epochs."""
