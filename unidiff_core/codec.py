@@ -35,6 +35,8 @@ class Codec(nn.Module, ABC):
     * The constructor loads no weights: `streams` is answered from the constructor's arguments, so that training from
       stored latents needs no frozen network. Networks load at first use.
     * Weights are frozen, and each result depends on its own sample only.
+    * A batch may be empty, and `latent` takes zeros, which stand in for a sample that lacks this modality.
+    * Nothing is drawn from the global random state, and nothing is fetched from a network that the user did not name.
     """
 
     licence: ClassVar[str] = "unknown"
@@ -47,6 +49,9 @@ class Codec(nn.Module, ABC):
     """Names of the constructor parameters that hold a local path or a hub id of pretrained weights."""
     round_trip: ClassVar[float | None] = None
     """Largest `distance` between a raw sample and what its latent decodes to; None if the codec promises none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # takes nothing: a model directory records what the constructor's signature names
 
     @property
     @abstractmethod
@@ -112,13 +117,16 @@ class Codec(nn.Module, ABC):
             x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
         except (TypeError, ValueError):
             return float(a != b)
-        return float(np.abs(x - y).max(initial=0.0)) if x.shape == y.shape else math.inf
+        if x.shape != y.shape:
+            return math.inf
+        with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and no bound holds for it
+            return float(np.abs(x - y).max(initial=0.0))
 
 
 def check_latent(codec: Codec, latent: Mapping[str, Tensor]) -> None:
     """Compare what `Codec.latent` gave with the streams that the codec declares.
 
-    A grid may have other sizes than the native ones, as long as they divide into patches, and a sequence another length.
+    A grid may have other sizes than the native ones, if they divide into patches, and a sequence another length.
 
     Raises:
         ValueError: if a stream is absent or undeclared, or of a shape that its declaration does not allow; names the

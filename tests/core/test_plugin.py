@@ -145,7 +145,7 @@ class {name}(Codec):
 def unidiff_register(registry):
     registry.add({name})
 """
-WRONG_MODULES = {
+MODULES = {
     "absent": "import no_such_module",
     "exits": "raise SystemExit('no [licence] key')",
     "misspelt": "import unidiff_core\n@unidiff_core.hookimpl\ndef unidiff_registre(registry): pass",
@@ -160,12 +160,10 @@ WRONG_MODULES = {
 
 @pytest.fixture
 def installed(install):
-    """Every module above as a distribution of its own, found by a process with this environment."""
-    folder = [install(f"{name}-dist", {name: f"{name}_module"}, {f"{name}_module.py": text}) for name, text in ALL][0]
+    """Every module above as a distribution of its own; the environment of a process that finds them."""
+    for name, text in MODULES.items():
+        folder = install(f"{name}-dist", {name: f"{name}_module"}, {f"{name}_module.py": text})
     return os.environ | {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "200"}
-
-
-ALL = list(WRONG_MODULES.items())
 
 
 def unidiffuser(*arguments, env, cwd=None):

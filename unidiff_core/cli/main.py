@@ -80,7 +80,7 @@ def explanation(error: Exception) -> str | None:
     distribution = culprit(error)
     if distribution is None and not isinstance(error, (ValueError, OSError)):
         return None
-    message = str(error) if isinstance(error, OSError) else reason(error)
+    message = str(error) or type(error).__name__ if isinstance(error, OSError) else reason(error)
     if distribution is None or distribution in message:
         return message
     return f"{message.rstrip('.')}. It came from the plugin {distribution}; `--traceback` shows where."
