@@ -156,7 +156,7 @@ def _check_api(plugin: Any, distribution: str) -> None:
 def _broken_hook(plugin: Any, error: Exception) -> str:
     """What is wrong with the hooks of a plugin that pluggy refuses."""
     hooks = {name: hook for name, hook in vars(plugin).items() if hasattr(hook, f"{PROJECT}_impl")}
-    if unknown := ", ".join(hooks.keys() - vars(Specs).keys()):
+    if unknown := ", ".join(sorted(hooks.keys() - vars(Specs).keys())):
         return f"it implements {unknown}, which is no hook; the hook is called `unidiff_register`"
     if "unidiff_register" in hooks:
         signature = inspect.signature(hooks["unidiff_register"])
@@ -179,17 +179,17 @@ def distribution_of(cls: type) -> str:
 
 
 def culprit(error: BaseException) -> str | None:
-    """The distribution of the plugin whose code an exception passed through; None if there is none."""
+    """The distribution of the plugin in whose code an exception was raised, or that called what raised it.
+
+    None if it passed through no plugin's code but the shipped codecs'.
+    """
     packages = {
         point.module.partition(".")[0]: point.dist.name
         for point in entry_points(group=PROJECT)
         if point.dist and point.dist.name != Registry.distribution
     }
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package in packages:
-            return packages[package]
-    return None
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((packages[top] for name in reversed(frames) if (top := name.partition(".")[0]) in packages), None)
 
 
 def load_plugins(find: Callable[[], list[EntryPoint]] | None = None) -> Registry:
