@@ -15,7 +15,11 @@ from unidiff_core.testing import check_codec
 
 PAGE = (Path(__file__).parents[2] / "docs/codec.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
-SHORT = {"fit": ["--trainer.max_steps=4"], "fit-codec": ["--trainer.max_steps=4"], "sample": ["--steps=2"]}
+SHORT = {
+    "fit": ["--trainer.max_steps=4"],
+    "fit-codec": ["--trainer.max_steps=4", "--trainer.val_check_interval=4"],
+    "sample": ["--steps=2"],
+}
 TINY_TEXT = ("length: 16, width: 16", "length: 10, width: 4")
 """What the page's text networks declare, and what the tests' tiny ones do."""
 
@@ -64,7 +68,7 @@ def test_every_line_of_the_page_works_in_order(package, clip, text_decoder, caps
     lines = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
     assert [shlex.split(line)[0] for line in lines[:3]] == ["unidiffuser", "pip", "cd"]
     written = write_files()
-    assert len(written) == 8
+    assert len(written) == 9
     Path("runs/digits").mkdir(parents=True)
     Path("runs/digits/clip").symlink_to(clip)
     Path("runs/digits/text_decoder").symlink_to(text_decoder)
@@ -76,6 +80,19 @@ def test_every_line_of_the_page_works_in_order(package, clip, text_decoder, caps
     assert len(list(Path("out/given/points").glob("*.xyz"))) == 4
     assert len(Path("out/joint/text/texts.jsonl").read_text().splitlines()) == 4
     the_codec_with_a_network_keeps_the_contract()
+
+    the_vector_trains_and_samples()
+
+
+def the_vector_trains_and_samples():
+    for path in (Path("recipe/encode.yaml"), Path("recipe/fit.yaml")):
+        text = (
+            path.read_text().replace("PointsCodec", "ShapeCodec").replace("runs/points/latents", "runs/shape/latents")
+        )
+        path.write_text(text.replace("folder: runs/points}", "folder: runs/shape}").replace("ckpt_path: last", ""))
+    for line in ("encode -c recipe/encode.yaml", "fit -c recipe/fit.yaml", "sample runs/shape points --out out/shape"):
+        run(f"unidiffuser {line}")
+    assert Path("out/shape/points/00000.xyz").is_file()
 
 
 def the_codec_with_a_network_keeps_the_contract():
