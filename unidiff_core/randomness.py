@@ -69,7 +69,7 @@ def normal(seed: int, purpose: str, stream: str, step: int, index: Tensor, shape
     radius = ((words[:2] + 1) * 2.0**-32).log_().mul_(-2).sqrt_()  # + 1: the logarithm of zero never happens
     angle = words[2:] * (2 * math.pi * 2.0**-32)
     values = torch.cat([radius * angle.cos(), radius * angle.sin()]).permute(1, 2, 0)  # (b, blocks, 4)
-    return values.reshape(len(index), -1)[:, :count].reshape(len(index), *shape).float()
+    return values.flatten(1)[:, :count].reshape(len(index), *shape).float()
 
 
 def permutation(seed: int, purpose: str, step: int, size: int) -> Tensor:

@@ -111,7 +111,7 @@ class ImageCodec(FrozenCodec):
         """Latents → images; reads ``ae`` only."""
         network = self._load_autoencoder()
         images: list[Image.Image] = []
-        for latent in latents["ae"].split(self._chunk):
+        for latent in latents["ae"].split(self._chunk) if len(latents["ae"]) else ():
             z = self.place(latent) / network.config.scaling_factor + (network.config.shift_factor or 0.0)
             images += to_images(network.decode(z).sample)
         return images
