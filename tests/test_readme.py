@@ -14,6 +14,7 @@ from unidiff_core import Modality, UniDiffuser
 from unidiff_core.cli.main import COMMANDS
 from unidiff_core.plugin import Registry
 from unidiff_core.spec import TimestepSpec
+from unidiff_core.testing import check_codec
 from unidiff_core.uvit import UViT
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,7 @@ def test_the_codec_example_registers_trains_and_samples():
     codec = registry.find("SeriesCodec")()
     model = UniDiffuser({"series": Modality(codec)}, partial(UViT, width=16, depth=3, heads=2))
     series = [[float(i + j) for j in range(32)] for i in range(4)]
+    check_codec(codec, series)
     latents = model.encode({"series": series})
     assert model.decode(latents, ["series"])["series"] == series
     assert codec.from_bytes(codec.to_bytes(series[1])) == series[1]

@@ -99,4 +99,4 @@ def test_three_stages_follow_one_another(tmp_path, monkeypatch):
     state = next(iter(third.trainer.optimizers[0].state.values()))
     assert state["step"] == 3
     again = run_stage(3, large, "--trainer.max_steps=3", "--model.lr_scheduler.steps=2")
-    assert again.trainer.global_step == 3 and again.checkpoint.startswith("runs/image_text/stage3")
+    assert again.trainer.global_step == 3 and "stage3" in again.checkpoint

@@ -25,7 +25,7 @@ from unidiff_core.codec import Codec
 from unidiff_core.ema import EMA
 from unidiff_core.lora import merged
 from unidiff_core.modality import Modality
-from unidiff_core.plugin import Registry, load_plugins
+from unidiff_core.plugin import PluginError, Registry, load_plugins
 from unidiff_core.sharding import class_of, gathered
 from unidiff_core.system import UniDiffuser
 
@@ -68,9 +68,9 @@ def build(config: Any, registry: Registry, *args: Any) -> Any:
     if "class" not in config:
         return fields
     try:
-        return registry.find(config["class"])(*args, **fields)
-    except TypeError as error:
-        raise ModelDirectoryError(f"{config['class']} cannot be made from {sorted(fields)}: {error}") from error
+        return registry.make(config["class"], *args, **fields)
+    except PluginError as error:
+        raise ModelDirectoryError(str(error)) from error
 
 
 def _config_of(model: UniDiffuser, folder: Path, registry: Registry) -> dict[str, Any]:

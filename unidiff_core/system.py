@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from unidiff_core import randomness
 from unidiff_core.backbone import Backbone, Ports
 from unidiff_core.batch import Batch
-from unidiff_core.codec import Raw
+from unidiff_core.codec import Raw, check_latent
 from unidiff_core.guidance import Guidance
 from unidiff_core.law import TimestepLaw, Uniform
 from unidiff_core.lora import LoRA
@@ -208,8 +208,10 @@ class UniDiffuser(pl.LightningModule):
         def draw(stream: str, shape: tuple[int, ...]) -> Tensor:
             return randomness.normal(seed, purpose, f"{name}.{stream}", step, index, shape[1:])
 
-        latent = self.modalities[name].codec.latent(stored, draw)
-        return {f"{name}.{stream}": value for stream, value in latent.items()}
+        codec = self.modalities[name].codec
+        latent = codec.latent(stored, draw)
+        check_latent(codec, latent)
+        return {f"{name}.{stream}": value.to(index.device) for stream, value in latent.items()}
 
     def codec(self, name: str) -> Any:
         """A modality's codec, on this module's device."""
