@@ -169,9 +169,12 @@ def _nowhere(count: int) -> Tensor:
 def _header(stream: BinaryIO, start: int, length: int, name: str) -> str:
     """The safetensors header at a place in a file, which is not moved."""
     size = int.from_bytes(os.pread(stream.fileno(), 8, start), "little")
-    if not 0 < size <= length - 8:
-        raise ValueError(f"{name}: its .{STORED} is damaged; encode it again")
-    return os.pread(stream.fileno(), size, start + 8).decode("utf-8", errors="replace")
+    try:
+        if not 0 < size <= length - 8:
+            raise ValueError("its header is longer than itself")
+        return os.pread(stream.fileno(), size, start + 8).decode("utf-8")
+    except ValueError as error:
+        raise ValueError(f"{name}: its .{STORED} is damaged, {error}; encode it again") from error
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:

@@ -149,6 +149,7 @@ ODD = [
     (tensors_of(a_v=torch.zeros(3).half(), a_s=torch.zeros(2)), r"a\.v as torch\.float16"),
     (b"\x05" + bytes(7) + b"{...}", r"sample 0001 .*is damaged"),
     (b"\xff" * 40, r"sample 0001 .*is damaged"),
+    (b"\x02" + bytes(7) + b"\xff\xff", r"sample 0001 .*is damaged"),
     (tensors_of(**TWO)[:-4], r"sample 000. .*is damaged"),
     (None, "sample 0001 of .* stores no latents"),
 ]

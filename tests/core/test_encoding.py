@@ -19,6 +19,7 @@ from unidiff_core.cleaner import Cleaner
 from unidiff_core.cli import encode
 from unidiff_core.encoding import LossError, RawReader, SampleEncoder, Tally
 from unidiff_core.filter import Filter
+from unidiff_core.index import open_index
 from unidiff_core.job import EncodingJob
 from unidiff_core.shard import STORED, find_shards, read_shards, write_shards
 from unidiff_core.store import list_shards
@@ -274,6 +275,7 @@ def test_the_command_filters_cleans_and_reports(raw, tmp_path, capsys):
     tally = json.loads((tmp_path / "out/manifest.json").read_text())["tally"]
     assert tally["dropped"] == {"pwatermark >= 3": 10, "width < 1000": 10}
     assert len(find_shards(tmp_path / "out")) == 8
+    assert len(open_index(str(tmp_path / "out"))) == 20, "two of the shards are empty"
     assert len([row for row in read_shards(tmp_path / "out") if "b.v" in load(row[STORED])]) == 10
     command(f"{raw}/{{00000..00007}}.tar", tmp_path / "out", *options)
     assert "is complete" in capsys.readouterr().out
