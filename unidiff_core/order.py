@@ -12,6 +12,9 @@ from torch.utils.data import Sampler
 
 from unidiff_core import randomness
 
+CHUNK = 2**16
+"""Samples of an epoch whose order is computed at once."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -67,7 +70,7 @@ class GlobalOrder(Sampler[Place]):
             raise ValueError(f"the data set has {size} samples, fewer than the global batch of {batch_size}")
         self.size, self.batch_size, self.micro_batch_size = size, batch_size, micro_batch_size
         self.seed, self.rank, self.world, self.first_step = seed, rank, world, first_step
-        self._epoch = -1, torch.empty(0, dtype=torch.int64)
+        self._kept = (-1, -1), torch.empty(0, dtype=torch.int64)
 
     def __iter__(self) -> Iterator[Place]:
         for step in itertools.count(self.first_step):
@@ -78,14 +81,19 @@ class GlobalOrder(Sampler[Place]):
     def _global_batch(self, step: int) -> Tensor:
         """Rows of global batch `step`; it may span two epochs."""
         places = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs = range(int(places[0]) // self.size, int(places[-1]) // self.size + 1)
-        parts = [self._order(epoch)[places[places // self.size == epoch] % self.size] for epoch in epochs]
-        return torch.cat(parts)
+        epochs, offsets = places // self.size, places % self.size
+        rows = torch.empty_like(places)
+        for epoch, chunk in sorted(set(zip(epochs.tolist(), (offsets // CHUNK).tolist(), strict=True))):
+            here = (epochs == epoch) & (offsets // CHUNK == chunk)
+            rows[here] = self._chunk(epoch, chunk)[offsets[here] % CHUNK]
+        return rows
 
-    def _order(self, epoch: int) -> Tensor:
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, randomness.permutation(self.seed, "order", epoch, self.size)
-        return self._epoch[1]
+    def _chunk(self, epoch: int, chunk: int) -> Tensor:
+        """A stretch of an epoch's order, computed at once; the last one is kept."""
+        if self._kept[0] != (epoch, chunk):
+            places = torch.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, self.size))
+            self._kept = (epoch, chunk), randomness.permutation(self.seed, "order", epoch, self.size, places)
+        return self._kept[1]
 
 
 class InOrder(Sampler[Place]):

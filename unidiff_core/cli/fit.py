@@ -13,6 +13,9 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
 
+import unidiff_core.data
+import unidiff_core.ema
+import unidiff_core.warmup  # noqa: F401
 from unidiff_core.cli.option import named
 from unidiff_core.plugin import load_plugins
 from unidiff_core.sharding import FSDP2
