@@ -8,6 +8,7 @@ directory, or hub ids that only the user can allow.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from unidiff_core.system import UniDiffuser
 
 FORMAT = 1
 CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
+_LOG = logging.getLogger(__name__)
 
 
 class ModelDirectoryError(ValueError):
@@ -78,8 +80,10 @@ def _config_of(model: UniDiffuser, folder: Path, registry: Registry) -> dict[str
                 codec[field] = os.path.relpath(codec[field], folder)
         process = describe(modality.process, registry)
         modalities[name] = {"codec": codec, "process": process, "weight": modality.weight}
+    licence = {"licence": model.licence, "sources": list(model.sources)} if model.licence else {}
     return {
         "format": FORMAT,
+        **licence,
         "modalities": modalities,
         "backbone": describe(model.backbone, registry),
         "balance": model.balance,
@@ -152,6 +156,8 @@ def _codec(config: dict[str, Any], folder: Path, registry: Registry, *, allow_hu
 def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_hub: bool = False) -> UniDiffuser:
     """Read a model directory, on the CPU, for sampling or for further training.
 
+    Where it records the licence of its weights, that is logged, and kept with whatever is saved from the model.
+
     Args:
         folder: the directory.
         weights: the average if there is one, or the model's own.
@@ -173,7 +179,28 @@ def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_
     model = UniDiffuser(modalities, lambda ports: build(config["backbone"], registry, ports), balance=config["balance"])
     path = folder / (AVERAGE if weights == "ema" and (folder / AVERAGE).is_file() else MODEL)
     _load_weights(model, path)
+    _adopt_licence(model, config, folder)
     return model.eval()
+
+
+def _adopt_licence(model: UniDiffuser, config: Mapping[str, Any], folder: Path) -> None:
+    licence, sources = config.get("licence"), config.get("sources") or []
+    if licence is None:
+        return
+    if not isinstance(licence, str) or not isinstance(sources, list):
+        raise ModelDirectoryError(
+            f"{folder / CONFIG}: licence is a text and sources a list, not {licence!r}, {sources!r}"
+        )
+    model.licence, model.sources = licence, tuple(map(str, sources))
+    # A warning, because it binds whoever passes the weights on, fine-tuned ones too, and is seen without any setting.
+    _LOG.warning("%s", f"{folder}: " + " ".join(terms(model).split()))
+
+
+def terms(model: UniDiffuser) -> str:
+    """One line on whose weights these are: the licence, and where they came from; empty if nobody said."""
+    if model.licence is None:
+        return ""
+    return f"weights under {model.licence}" + (f", from {'; '.join(model.sources)}" if model.sources else "")
 
 
 def _load_weights(model: UniDiffuser, path: Path) -> None:

@@ -46,6 +46,11 @@ class UniDiffuser(pl.LightningModule):
         seed: of every draw in training and validation.
     """
 
+    licence: str | None = None
+    """Licence that the weights came under; kept with them by model directories."""
+    sources: tuple[str, ...] = ()
+    """Where the weights came from."""
+
     def __init__(
         self,
         modalities: dict[str, Modality],
