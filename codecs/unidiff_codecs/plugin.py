@@ -1,4 +1,4 @@
-"""Registers the shipped codecs, as anyone's plugin would."""
+"""Registers the shipped codecs, as anyone's plugin would, and the converters of released weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from unidiff_core.plugin import Registry, hookimpl
 
 @hookimpl
 def unidiff_register(registry: Registry) -> None:
-    """Add the image and the text codec."""
+    """Add the image and the text codec, and the converters."""
     from unidiff_codecs.image import ImageCodec
+    from unidiff_codecs.released import DiffusersFolder, ReleasedFolder
     from unidiff_codecs.text import TextCodec
 
-    registry.add(ImageCodec)
-    registry.add(TextCodec)
+    for cls in (ImageCodec, TextCodec, ReleasedFolder, DiffusersFolder):
+        registry.add(cls)
