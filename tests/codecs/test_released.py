@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from unidiff_codecs.released import autoencoder, network, text_decoder
+from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_sizes
 from unidiff_codecs.released.state import listed, shapes_of
 from unidiff_codecs.text_decoder import TextDecoder
 from unidiff_codecs.training.text_decoder import train_tokenizer
@@ -251,13 +252,13 @@ def test_another_resolution_is_the_network_with_resized_positions(directories):
 @pytest.mark.parametrize("version", ["v0", "v1"])
 def test_released_keys_come_back_bit_for_bit(directories, states, version):
     backbone = load(directories[version]).backbone
-    back = network.export_state(backbone.state_dict(), network.Sizes.of(backbone), "released")
+    back = network.export_state(backbone.state_dict(), Sizes.of(backbone), "released")
     assert_same(back, states[version][f"uvit_{version}.pth"])
 
 
 def test_documented_shapes_at_full_size():
     sizes = {"width": 1536, "depth": 31, "heads": 24, "mlp_width": 6144, "channels": 4, "side": 64, "patch": 2}
-    full = network.Sizes(**sizes, clip_width=512, length=77, state_width=64, data_types=2)
+    full = Sizes(**sizes, clip_width=512, length=77, state_width=64, data_types=2)
     shapes = shapes_of(network.export_state(full.network().state_dict(), full, "released"))
     for name, shape in {
         "patch_embed.proj.weight": (1536, 4, 2, 2),
@@ -271,8 +272,8 @@ def test_documented_shapes_at_full_size():
         assert shapes[name] == shape
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 952_509_520
     theirs = network.export_state(full.network().state_dict(), full, "diffusers")
-    assert network.diffusers_config(full)["num_layers"] == 30
-    assert network.diffusers_sizes(network.diffusers_config(full), Path("config.json")) == full
+    assert diffusers_config(full)["num_layers"] == 30
+    assert diffusers_sizes(diffusers_config(full), Path("config.json")) == full
     assert network.import_state(theirs, full, "diffusers", Path("x")).keys() == full.network().state_dict().keys()
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from unidiff_codecs.released.network import diffusers_sizes, import_state
+from unidiff_codecs.released.network import import_state
+from unidiff_codecs.released.sizes import diffusers_sizes
 
 from unidiff_core.stream import Stream
 from unidiff_core.uvit import UViT, cut, join, ports_of, timestep_embedding

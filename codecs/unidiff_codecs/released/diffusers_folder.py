@@ -10,13 +10,14 @@ from unidiff_codecs.image import ImageCodec, load_autoencoder
 from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.model import IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
 from unidiff_codecs.released.released_folder import TOKENIZER_FILES
+from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_sizes
 from unidiff_codecs.released.state import find_weights, read_state
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
 from unidiff_codecs.weights import locate, read_config, require
 from unidiff_core.converter import Converter, Report
 from unidiff_core.model_directory import terms
-from unidiff_core.process import Gaussian
+from unidiff_core.process import ForwardProcess, Gaussian
 from unidiff_core.schedule import ScaledLinear
 from unidiff_core.system import UniDiffuser
 from unidiff_core.uvit import UViT
@@ -60,7 +61,7 @@ class DiffusersFolder(Converter):
         """See `Converter.read`."""
         for name in (NETWORK, AUTOENCODER, TEXT_DECODER):
             _require_config(source / name)
-        sizes = network.diffusers_sizes(read_config(source / NETWORK / CONFIG), source / NETWORK / CONFIG)
+        sizes = diffusers_sizes(read_config(source / NETWORK / CONFIG), source / NETWORK / CONFIG)
         weights = _read_network(source / NETWORK, sizes, report)
         decoder = self._read_decoder(source, report)
         images = _read_autoencoder(source / AUTOENCODER, report)
@@ -71,8 +72,8 @@ class DiffusersFolder(Converter):
     def write(self, model: UniDiffuser, folder: Path, report: Report) -> None:
         """See `Converter.write`."""
         backbone, image, text = _parts(model)
-        sizes = network.Sizes.of(backbone)
-        config, decoder = network.diffusers_config(sizes), TextDecoder.from_pretrained(text.text_decoder)
+        sizes = Sizes.of(backbone)
+        config, decoder = diffusers_config(sizes), TextDecoder.from_pretrained(text.text_decoder)
         _write(folder / TEXT_DECODER, text_decoder.diffusers_config(decoder), text_decoder.export_state(decoder))
         _write(folder / NETWORK, config, network.export_state(backbone.state_dict(), sizes, "diffusers"))
         load_autoencoder(image.autoencoder).save_pretrained(folder / AUTOENCODER, safe_serialization=True)  # type: ignore[operator]
@@ -108,7 +109,7 @@ def _require_config(folder: Path) -> None:
     require(folder, CONFIG)
 
 
-def _read_network(folder: Path, sizes: network.Sizes, report: Report) -> dict[str, Any]:
+def _read_network(folder: Path, sizes: Sizes, report: Report) -> dict[str, Any]:
     path = find_weights(folder)
     state = read_state(path, report)
     weights = network.import_state(state, sizes, "diffusers", path)
@@ -135,19 +136,21 @@ def _parts(model: UniDiffuser) -> tuple[UViT, ImageCodec, TextCodec]:
         found = ", ".join(f"{name}: {type(codec).__name__}" for name, codec in codecs.items())
         raise ValueError(f"diffusers' layout holds image: ImageCodec and text: TextCodec, not {found}")
     for name, modality in model.modalities.items():
-        process = modality.process
-        if not (
-            isinstance(process, Gaussian)
-            and isinstance(process.schedule, ScaledLinear)
-            and process.prediction == "noise"
-        ):
+        if not _is_released(modality.process):
             raise ValueError(
-                f"diffusers' pipeline takes predictions for noise under the scaled linear schedule; {name} is of "
-                "another process, so the exported network would be misread"
+                f"diffusers' pipeline takes predictions for noise under the released schedule; {name} is of another "
+                "process, so the exported network would be misread"
             )
     if not isinstance(model.backbone, UViT):
         raise ValueError(f"diffusers' layout holds a U-ViT, not a {type(model.backbone).__name__}")
     return model.backbone, image, text
+
+
+def _is_released(process: ForwardProcess) -> bool:
+    """Whether a process is the released one: noise is predicted, under the default scaled linear schedule."""
+    if not isinstance(process, Gaussian) or not isinstance(process.schedule, ScaledLinear):
+        return False
+    return process.prediction == "noise" and vars(process.schedule).items() >= vars(ScaledLinear()).items()
 
 
 def _write(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from unidiff_codecs.image import ImageCodec
-from unidiff_codecs.released.network import Sizes
+from unidiff_codecs.released.sizes import Sizes
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
 from unidiff_core import Modality, UniDiffuser

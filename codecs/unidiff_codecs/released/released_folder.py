@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.model import GPT2, IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
+from unidiff_codecs.released.sizes import released_sizes
 from unidiff_codecs.released.state import read_state
 from unidiff_codecs.weights import locate
 from unidiff_core.converter import Converter, Report
@@ -56,7 +57,7 @@ class ReleasedFolder(Converter):
         file = _network_file(source)
         tokenizer = text_decoder.find_tokenizer(locate(self.tokenizer, TOKENIZER_FILES))
         state = read_state(file, report)
-        sizes = network.released_sizes(state, length=self.length, heads=self.heads, path=file)
+        sizes = released_sizes(state, length=self.length, heads=self.heads, path=file)
         weights = network.import_state(state, sizes, "released", file)
         decoder = self._decoder(source / TEXT_DECODER, tokenizer, report)
         images = _autoencoder(source / AUTOENCODER, report)
