@@ -8,6 +8,7 @@ directory, or hub ids that only the user can allow.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from unidiff_core.system import UniDiffuser
 
 FORMAT = 1
 CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
+_LOG = logging.getLogger(__name__)
 
 
 class ModelDirectoryError(ValueError):
@@ -82,8 +84,10 @@ def _config_of(model: UniDiffuser, folder: Path, registry: Registry) -> dict[str
                 codec[field] = os.path.relpath(codec[field], folder)
         process = describe(modality.process, registry)
         modalities[name] = {"codec": codec, "process": process, "weight": modality.weight}
+    licence = {"licence": model.licence, "sources": list(model.sources)} if model.licence else {}
     return {
         "format": FORMAT,
+        **licence,
         "modalities": modalities,
         "backbone": describe(model.backbone, registry),
         "balance": model.balance,
@@ -170,6 +174,8 @@ class Description:
     modalities: dict[str, Modality]
     backbone: Callable[[Ports], Backbone]
     balance: Literal["elements", "streams"]
+    licence: str | None = None
+    sources: tuple[str, ...] = ()
 
 
 def read_description(folder: str | Path, *, allow_hub: bool = False) -> Description:
@@ -188,11 +194,28 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
         )
         for name, row in config["modalities"].items()
     }
-    return Description(modalities, lambda ports: build(config["backbone"], registry, ports), config["balance"])
+    licence, sources = config.get("licence"), config.get("sources") or []
+    if not isinstance(licence, str | None) or not isinstance(sources, list):
+        raise ModelDirectoryError(
+            f"{folder / CONFIG}: licence is a text and sources a list, not {licence!r}, {sources!r}"
+        )
+    parts = Description(
+        modalities,
+        lambda ports: build(config["backbone"], registry, ports),
+        config["balance"],
+        licence,
+        tuple(map(str, sources)),
+    )
+    if licence:
+        # A warning, because it binds whoever passes the weights on, fine-tuned ones too, and is seen without any setting.
+        _LOG.warning("%s", f"{folder}: " + " ".join(terms(parts).split()))
+    return parts
 
 
 def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_hub: bool = False) -> UniDiffuser:
     """Read a model directory, on the CPU, for sampling or for further training.
+
+    Where it records the licence of its weights, that is logged, and kept with whatever is saved from the model.
 
     Args:
         folder: the directory.
@@ -205,8 +228,16 @@ def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_
     """
     parts = read_description(folder, allow_hub=allow_hub)
     model = UniDiffuser(parts.modalities, parts.backbone, balance=parts.balance)
+    model.licence, model.sources = parts.licence, parts.sources
     load_weights(model, Path(folder), weights)
     return model.eval()
+
+
+def terms(model: UniDiffuser | Description) -> str:
+    """One line on whose weights these are: the licence, and where they came from; empty if nobody said."""
+    if model.licence is None:
+        return ""
+    return f"weights under {model.licence}" + (f", from {'; '.join(model.sources)}" if model.sources else "")
 
 
 def load_weights(

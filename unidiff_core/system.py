@@ -62,6 +62,11 @@ class UniDiffuser(pl.LightningModule):
         ModelDirectoryError: if `init_from` cannot be read or does not fit.
     """
 
+    licence: str | None = None
+    """Licence that the weights came under; kept with them by model directories."""
+    sources: tuple[str, ...] = ()
+    """Where the weights came from."""
+
     def __init__(
         self,
         modalities: dict[str, Modality] | None = None,
@@ -86,6 +91,7 @@ class UniDiffuser(pl.LightningModule):
             fresh = set(modalities or {}) - set(start.modalities)
             modalities = start.modalities | (modalities or {})
             backbone, balance = backbone or start.backbone, balance or start.balance
+            self.licence, self.sources = start.licence, start.sources  # what is trained from them stays under it
         elif freeze_loaded or lora:
             raise ValueError("freeze_loaded and lora are for training that starts from a model: give init_from")
         if not modalities:

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -115,3 +116,11 @@ def test_what_does_not_fit_is_named(start, registered):
         UniDiffuser({"a": Modality(registered[0](7))}, init_from=str(start))
     with pytest.raises(ValueError, match="give init_from"):
         UniDiffuser({"a": Modality(registered[0](7))}, lora=LoRA())
+
+
+def test_what_is_trained_from_a_directory_keeps_its_licence(start, tmp_path):
+    config = yaml.safe_load((start / "config.yaml").read_text())
+    (start / "config.yaml").write_text(yaml.safe_dump(config | {"licence": "AGPL-3.0", "sources": ["somewhere"]}))
+    model_directory.save(UniDiffuser(init_from=str(start)), tmp_path / "tuned")
+    tuned = UniDiffuser.from_pretrained(tmp_path / "tuned")
+    assert (tuned.licence, tuned.sources) == ("AGPL-3.0", ("somewhere",))

@@ -19,6 +19,8 @@ COMMANDS = {
     "test": ("fit", "the loss on the test shards"),
     "sample": ("sample", "sample any marginal, conditional or joint distribution by a timestep spec"),
     "evaluate": ("evaluate", "judge samples of many queries; writes evaluation.json and report.html"),
+    "convert": ("convert", "read weights in another layout, such as the released ones, into a model directory"),
+    "export": ("export", "write a model directory in another layout"),
     "new-codec": ("new_codec", "write a small distribution with a codec of your own, to begin from"),
     "codecs": ("codecs", "list the registered codecs, from which distribution, with streams and licence"),
 }
