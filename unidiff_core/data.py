@@ -138,7 +138,8 @@ class StoredData(OrderedData):
         if where is None:
             return None
         samples = StoredSamples.at(where, self.in_memory)
-        wanted = self.codecs.keys() if self.trainer else set()
+        # A codec's training reads stored tensors too, and has no modalities.
+        wanted = getattr(self.trainer and self.trainer.lightning_module, "modalities", {}).keys()
         if absent := sorted(wanted - samples.tensors.modalities):
             known = ", ".join(sorted(samples.tensors.modalities))
             raise ValueError(

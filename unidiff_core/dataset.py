@@ -217,6 +217,10 @@ class StoredSamples(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.tensors)
 
+    def everything(self) -> dict[str, Tensor]:
+        """All stored tensors at once, ``"<modality>.<name>" -> [n, ...]``: for statistics of data that fits."""
+        return self.tensors.take(torch.arange(len(self)))[0]
+
     def __getitem__(self, place: Place) -> Batch:
         stored, present = self.tensors.take(place.rows)
         stored = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}

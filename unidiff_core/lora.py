@@ -21,7 +21,7 @@ class LoRA:
     def __init__(
         self,
         rank: int = 16,
-        alpha: float = 32.0,
+        alpha: int = 32,
         dropout: float = 0.0,
         targets: Sequence[str] = ("qkv", "proj", "fc1", "fc2", "skip_linear"),
     ) -> None:

@@ -207,7 +207,7 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
         tuple(map(str, sources)),
     )
     if licence:
-        # A warning, because it binds whoever passes the weights on, fine-tuned ones too, and is seen without any setting.
+        # A warning, as it binds whoever passes the weights on, fine-tuned ones too, and is seen without any setting.
         _LOG.warning("%s", f"{folder}: " + " ".join(terms(parts).split()))
     return parts
 

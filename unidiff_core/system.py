@@ -188,10 +188,9 @@ class UniDiffuser(pl.LightningModule):
             absent = [name for name, keeps in zip(self.modalities, pattern.tolist(), strict=True) if not keeps]
             if len(absent) == len(self.modalities):
                 continue
-            part = dropped(
-                *({key: value[rows] for key, value in mapping.items()} for mapping in (latents, times)), absent
-            )
-            for key, value in self.network(*part).items():
+            some_latents = {key: value[rows] for key, value in latents.items()}
+            some_times = {name: t[rows] for name, t in times.items()}
+            for key, value in self.network(*dropped(some_latents, some_times, absent)).items():
                 prediction[key] = prediction[key].to(value.dtype).index_copy(0, rows, value)
         # A parameter that no sample used still takes part: DDP and FSDP2 wait for its gradient.
         nothing = sum((parameter.sum() * 0 for parameter in self.backbone.parameters()), torch.tensor(0.0))
