@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 RECIPE := recipes/digits
 
-.PHONY: demo test lint acceptance clean
+.PHONY: demo finetune test lint acceptance clean
 
 demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report.html
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml
@@ -15,6 +15,18 @@ demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report
 	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml
 	$(BIN)/unidiffuser sample runs/digits "image | text" --given text="a red seven" --num 16 --guidance 2 --out runs/digits/samples
 	$(BIN)/unidiffuser evaluate runs/digits -c $(RECIPE)/evaluate.yaml
+
+PEACH := peach,peach,peach,red,green,blue,yellow,cyan,magenta
+
+finetune: .venv/.installed  ## after `make demo`: its model learns an ink from a folder of images, and is judged on old and new
+	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.inks='[$(PEACH)]' --source.renderings_train=4 --output=runs/peach/shards
+	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.inks='[peach]' --source.renderings_train=1 --output=runs/peach/new
+	mkdir -p runs/peach/images
+	for tar in runs/peach/shards/train/*.tar; do tar -xf $$tar -C runs/peach/images --exclude='*.json'; done
+	$(BIN)/unidiffuser fit-codec -c $(RECIPE)/finetune_text_decoder.yaml
+	$(BIN)/unidiffuser fit -c $(RECIPE)/finetune.yaml
+	$(BIN)/unidiffuser evaluate runs/digits_peach -c $(RECIPE)/finetune_evaluate.yaml
+	$(BIN)/unidiffuser evaluate runs/digits_peach -c $(RECIPE)/finetune_evaluate.yaml --test=runs/digits/shards/test --out=runs/digits_peach/old
 
 test: .venv/.installed  ## every test but the counted campaigns; under 10 minutes
 	$(BIN)/python -m pytest -m "not acceptance"

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "digits"
@@ -109,6 +112,28 @@ def test_evaluation_and_report(workplace):
     assert evaluation["judges"] and evaluation["seconds"] > 0
     report = (model / "report.html").read_text()
     assert report.index("<img") < report.index("<table")
+
+
+def test_a_folder_of_images_fine_tunes_the_model(workplace):
+    """New words for the text decoder, then adapters for the network, then a sample."""
+    folder = workplace / "runs/peach"
+    inks = ("--source.inks=[peach,red]", "--source.scans=12", "--output=runs/peach/shards")
+    unidiffuser("shards", "-c", RECIPE / "shards.yaml", *inks, cwd=workplace)
+    (folder / "images").mkdir()
+    for path in (folder / "shards/train").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            tar.extractall(folder / "images", [row for row in tar if not row.name.endswith(".json")], filter="data")
+    short = ("--trainer.max_steps=3",)
+    unidiffuser("fit-codec", "-c", RECIPE / "finetune_text_decoder.yaml", *short, "--data.holdout=0.3", cwd=workplace)
+    unidiffuser("fit", "-c", RECIPE / "finetune.yaml", *short, "--model.lora=LoRA", cwd=workplace)
+    tuned, start = (
+        load_file(workplace / "runs" / name) for name in ("digits_peach/model.safetensors", "digits/ema.safetensors")
+    )
+    changed = {name for name, value in tuned.items() if not torch.equal(value, start[name])}
+    assert tuned.keys() == start.keys() and changed and all("blocks" in name for name in changed)
+    options = ("--given", "text=a peach seven", "--steps", 2, "--out", "peach")
+    unidiffuser("sample", workplace / "runs/digits_peach", "image | text", *options, cwd=workplace)
+    assert (workplace / "peach/image/00000.png").is_file()
 
 
 BAD = [

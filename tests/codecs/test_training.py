@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
-from unidiff_codecs.training import CaptionData, PairData
+from unidiff_codecs.text import TextCodec
+from unidiff_codecs.training import CaptionData, PairData, TextDecoderTraining
 from unidiff_codecs.training.base import augmented
 from unidiff_codecs.training.data import Shuffled
 
+from tests.codecs.conftest import fit
 from unidiff_core.cli.fit_codec import run
 
 
@@ -27,6 +29,16 @@ def test_held_out_captions_are_never_trained_on(shards):
     data.setup()
     assert set(data.training.texts).isdisjoint(data.held_out.texts)
     assert len(data.training) == 3 * len(set(data.training.texts))
+
+
+def test_a_text_decoder_that_learns_words_keeps_its_latents(shards, clip, text_decoder, text_arguments, tmp_path):
+    training = TextDecoderTraining(str(clip), pretrained=str(text_decoder), lr=1e-2)
+    folder = fit(training, CaptionData(str(shards), batch_size=8, holdout=0.3), tmp_path / "taught")
+    old, new = TextCodec(**text_arguments), TextCodec(**text_arguments | {"text_decoder": str(folder)})
+    texts = ["a red one", "a peach two"]
+    assert torch.equal(old.encode(texts)["states"], new.encode(texts)["states"])
+    before, after = old._load_decoder().transformer, new._load_decoder().transformer
+    assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
 
 
 def test_the_last_images_are_held_out(shards):

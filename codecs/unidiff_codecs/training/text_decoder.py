@@ -27,6 +27,9 @@ class TextDecoderTraining(NetworkTraining):
         width: width of what is diffused.
         gpt: arguments of `transformers.GPT2Config` to build from; or the folder or hub id of a pretrained GPT-2.
         vocabulary: symbols of the tokenizer that is trained on the captions; not used with a pretrained GPT-2.
+        pretrained: folder of a text decoder to go on from, with other captions: to teach it words. What turns CLIP's
+            states into latents stays as it is, so that a diffusion model trained on those latents goes on reading and
+            writing them; `width`, `gpt` and `vocabulary` are then its own.
         noise: standard deviation of Gaussian noise on the standardised latents in training, so that the decoder
             bears with what a diffusion model gives it.
         lr: peak learning rate.
@@ -39,12 +42,14 @@ class TextDecoderTraining(NetworkTraining):
         width: int = 64,
         gpt: dict[str, Any] | str = "hf-hub:openai-community/gpt2",
         vocabulary: int = 384,
+        pretrained: str | None = None,
         noise: float = 0.0,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(lr, weight_decay)
         self.clip, self.width, self.gpt, self.vocabulary, self.noise = clip, width, gpt, vocabulary, noise
+        self.pretrained = pretrained
         self.states: Any = None
         self.network: Any = None
         self.ids: dict[str, tuple[Tensor, Tensor]] = {}
@@ -54,6 +59,9 @@ class TextDecoderTraining(NetworkTraining):
         if self.network is not None:
             return
         self.states = TextState(self.clip)
+        if self.pretrained:
+            self.network = self._continued(self.pretrained)
+            return
         widths = {"state_width": self.states.width, "prefix_length": self.states.length, "prefix_width": self.width}
         self.network = self._pretrained(widths) if isinstance(self.gpt, str) else self._new(self.gpt, widths)
 
@@ -99,6 +107,13 @@ class TextDecoderTraining(NetworkTraining):
         (folder / "reconstructions.txt").write_text("\n".join(lines) + "\n")
         print("\n".join(lines))
 
+    def _continued(self, name: str) -> TextDecoder:
+        network = TextDecoder.from_pretrained(name).requires_grad_(True).train()
+        if (network.prefix_length, network.state_width) != (self.states.length, self.states.width):
+            raise ValueError(f"the text decoder {name} was not made for the states of the CLIP {self.clip}")
+        network.encode_prefix.requires_grad_(False)
+        return network
+
     def _new(self, gpt: dict[str, Any], widths: dict[str, int]) -> TextDecoder:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         tokenizer = train_tokenizer(data.training.texts, self.vocabulary)
@@ -118,7 +133,9 @@ class TextDecoderTraining(NetworkTraining):
         return network
 
     def _track(self, raw: Tensor, share: float = 0.05) -> None:
-        """Move the running statistics per channel towards those of `raw`."""
+        """Move the running statistics per channel towards those of `raw`; those of a pretrained decoder stay."""
+        if self.pretrained:
+            return
         self.network.mean.lerp_(raw.mean((0, 1)), share)
         self.network.std.lerp_(raw.std((0, 1)).clamp(min=1e-6), share)
 
