@@ -80,7 +80,7 @@ def _parser() -> ArgumentParser:
         help="share of a task's samples that may be unreadable, counted after each shard; 0 stops at the first",
     )
     add("--batch_size", type=int, default=256, help="samples encoded at a time")
-    add("--dtype", type=str, default="float32", choices=["float32", "float16"], help="of what is stored")
+    add("--dtype", type=Literal["float32", "float16"], default="float32", help="of what is stored")
     add("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, ...")
     where = "of SLURM_ARRAY_TASK_ID and _COUNT, or RANK and WORLD_SIZE, if they are set"
     add("--task", type=int, default=task, help=f"which task this is, from 0; the default is that {where}")
