@@ -1,0 +1,124 @@
+"""Sounds through a pretrained neural codec: EnCodec or DAC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from unidiff_codecs.weights import locate, read_config, require
+
+from unidiff_audio.codec import WaveformCodec
+from unidiff_audio.waveform import Waveform
+from unidiff_core.stream import Stream
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MODELS = {"encodec": "EncodecModel", "dac": "DacModel"}
+"""Kind, as a config names it → class in transformers."""
+
+
+class NeuralAudioCodec(WaveformCodec):
+    """`Waveform`s ⇄ stream ``codec``: what the encoder of EnCodec or DAC gives *before* its quantiser, over time.
+
+    The quantiser is left out both ways: diffusion needs continuous numbers, and the decoders take them. Quantised
+    values are among those that they were trained on, so sounds come back at least as well as through all codebooks.
+    Stored and latent: ``codec`` ``[b, channels, frames]``, less `mean` and divided by `std`.
+
+    Args:
+        model: folder or hub id of a mono `transformers.EncodecModel` or `DacModel`.
+        rate: its samples a second.
+        seconds: duration of every encoded sound: a longer one is cut, with a warning, a shorter one filled up with
+            silence.
+        downsampling: samples per frame.
+        channels: numbers per frame.
+        patch: frames per token.
+        mean: of the encoder's numbers over your sounds; `statistics` measures it.
+        std: their standard deviation.
+
+    Raises:
+        ValueError: if the duration does not divide into tokens, or `std` is not positive; at first use, if the model is
+            not what is declared here.
+    """
+
+    licence: ClassVar[str] = "MIT"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Descript Audio Codec at 16 kHz, arXiv 2306.06546, hf-hub:descript/dac_16khz",
+    )
+    weights: ClassVar[tuple[str, ...]] = ("model",)
+
+    def __init__(
+        self,
+        model: str = "hf-hub:descript/dac_16khz",
+        rate: int = 16000,
+        seconds: float = 2.0,
+        downsampling: int = 320,
+        channels: int = 1024,
+        patch: int = 1,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__(rate, seconds, downsampling * patch)
+        if std <= 0:
+            raise ValueError(f"std is positive, not {std}")
+        self.model, self.downsampling, self.channels, self.patch = model, downsampling, channels, patch
+        self.mean, self.std = mean, std
+        self._model: Any = None
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """``codec``: a grid over time."""
+        return {"codec": Stream.grid(self.channels, self.num_samples // self.downsampling, patch=self.patch)}
+
+    @torch.no_grad()
+    def encode(self, raws: Sequence[Waveform]) -> dict[str, Tensor]:
+        """Sounds → ``codec`` ``[b, channels, frames]``."""
+        network = self._load()
+        parts = self.samples(raws)[:, None].split(self._chunk)
+        rows = [network.encoder(part).float() if len(part) else self._nothing() for part in parts]
+        return {"codec": (torch.cat(rows) - self.mean) / self.std}
+
+    @torch.no_grad()
+    def decode(self, latents: Mapping[str, Tensor]) -> list[Waveform]:
+        """``codec`` → sounds of the codec's rate and duration."""
+        network, sounds = self._load(), []
+        for part in self.place(latents["codec"] * self.std + self.mean).split(self._chunk):
+            samples = network.decoder(part)[:, 0]  # a few samples more or fewer than came in, as kernels have it
+            sounds += self.waveforms(F.pad(samples, (0, self.num_samples - samples.shape[-1])))
+        return sounds
+
+    def statistics(self, raws: Sequence[Waveform]) -> tuple[float, float]:
+        """Mean and standard deviation of the encoder's numbers over some sounds, for `mean` and `std`."""
+        values = self.encode(raws)["codec"] * self.std + self.mean
+        return float(values.mean()), float(values.std())
+
+    def _nothing(self) -> Tensor:
+        return torch.empty(0, *self.streams["codec"].shape)
+
+    def _load(self) -> Any:
+        if self._model is None:
+            self._model = self.adopt(self._checked())
+        return self._model
+
+    def _checked(self) -> Any:
+        import transformers
+
+        folder = locate(self.model, (CONFIG, WEIGHTS))
+        require(folder, CONFIG, WEIGHTS)
+        kind = read_config(folder / CONFIG).get("model_type")
+        if kind not in MODELS:
+            raise ValueError(f"{folder / CONFIG} is of a {kind!r}; known: {', '.join(MODELS)}")
+        network: Any = getattr(transformers, MODELS[kind]).from_pretrained(
+            str(folder), use_safetensors=True, local_files_only=True
+        )
+        config = network.config
+        if getattr(config, "audio_channels", 1) != 1 or getattr(config, "normalize", False):
+            raise ValueError(f"{self.model} is for stereo or scales each sound by itself; give a mono one")
+        found = int(config.sampling_rate), int(config.hop_length), int(config.hidden_size)
+        if found != (self.rate, self.downsampling, self.channels):
+            raise ValueError(
+                f"{self.model} has rate {found[0]}, downsampling {found[1]} and channels {found[2]}; declared are rate "
+                f"{self.rate}, downsampling {self.downsampling} and channels {self.channels}"
+            )
+        return network
