@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,16 +48,15 @@ class WaveformCodec(FrozenCodec):
         self.num_samples = round(seconds * rate)
 
     def samples(self, raws: Sequence[Waveform]) -> Tensor:
-        """Sounds → ``[b, num_samples]`` on the codec's device.
+        """Sounds, one at least, → ``[b, num_samples]`` on the codec's device.
 
         Raises:
             ValueError: if one is not a `Waveform`.
         """
         for raw in raws:
             if not isinstance(raw, Waveform):
-                raise ValueError(f"a sound must be an unidiff_audio.waveform.Waveform, not {type(raw).__name__}")
-        rows = [fitted(raw, self.rate, self.num_samples) for raw in raws]
-        return self.place(torch.stack(rows) if rows else torch.empty(0, self.num_samples))
+                raise ValueError(f"a sound must be a Waveform, not {type(raw).__name__}; unidiff_audio.waveform has it")
+        return self.place(torch.stack([fitted(raw, self.rate, self.num_samples) for raw in raws]))
 
     def waveforms(self, samples: Tensor) -> list[Waveform]:
         """``[b, n]`` → sounds, clipped to -1..1."""
@@ -80,9 +79,9 @@ class WaveformCodec(FrozenCodec):
         data = base64.b64encode(self.to_bytes(raw)).decode()
         return f'<audio controls style="width: 100%" src="data:audio/wav;base64,{data}"></audio>'
 
-    @property
-    def _chunk(self) -> int:
-        return max(1, int(SECONDS_AT_ONCE / self.seconds))
+    def _parts(self, rows: Any) -> list[Any]:
+        count = max(1, int(SECONDS_AT_ONCE / self.seconds))
+        return [rows[i : i + count] for i in range(0, len(rows), count)]
 
 
 class AudioCodec(WaveformCodec):
@@ -138,15 +137,17 @@ class AudioCodec(WaveformCodec):
     def encode(self, raws: Sequence[Waveform]) -> dict[str, Tensor]:
         """Sounds → ``mel`` ``[b, channels, cells]``."""
         network = self._load()
-        parts = self.samples(raws).split(self._chunk)
-        return {"mel": torch.cat([network.encode(network.mel(part)).float() for part in parts])}
+        codes = [network.encode(network.mel(self.samples(part))).float() for part in self._parts(raws)]
+        return {"mel": torch.cat(codes) if codes else torch.empty(0, *self.streams["mel"].shape)}
 
     @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor]) -> list[Waveform]:
         """``mel`` → sounds of the codec's rate and duration."""
-        network, sounds = self._load(), []
-        for part in self.place(latents["mel"]).split(self._chunk):
-            sounds += self.waveforms(self.vocoder(network.mel.magnitudes(network.decode(part)), network.mel))
+        network = self._load()
+        sounds: list[Waveform] = []
+        for part in self._parts(latents["mel"]):
+            magnitudes = network.mel.magnitudes(network.decode(self.place(part)))
+            sounds += self.waveforms(self.vocoder(magnitudes, network.mel))
         return sounds
 
     def _load(self) -> MelAutoencoder:

@@ -75,16 +75,18 @@ class NeuralAudioCodec(WaveformCodec):
     def encode(self, raws: Sequence[Waveform]) -> dict[str, Tensor]:
         """Sounds → ``codec`` ``[b, channels, frames]``."""
         network = self._load()
-        parts = self.samples(raws)[:, None].split(self._chunk)
-        rows = [network.encoder(part).float() if len(part) else self._nothing() for part in parts]
-        return {"codec": (torch.cat(rows) - self.mean) / self.std}
+        rows = [network.encoder(self.samples(part)[:, None]).float() for part in self._parts(raws)]
+        values = torch.cat(rows) if rows else torch.empty(0, *self.streams["codec"].shape)
+        return {"codec": (values - self.mean) / self.std}
 
     @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor]) -> list[Waveform]:
         """``codec`` → sounds of the codec's rate and duration."""
-        network, sounds = self._load(), []
-        for part in self.place(latents["codec"] * self.std + self.mean).split(self._chunk):
-            samples = network.decoder(part)[:, 0]  # a few samples more or fewer than came in, as kernels have it
+        network = self._load()
+        sounds: list[Waveform] = []
+        for part in self._parts(latents["codec"]):
+            # As kernels have it, a few samples more or fewer come out than went in.
+            samples = network.decoder(self.place(part * self.std + self.mean))[:, 0]
             sounds += self.waveforms(F.pad(samples, (0, self.num_samples - samples.shape[-1])))
         return sounds
 
@@ -92,9 +94,6 @@ class NeuralAudioCodec(WaveformCodec):
         """Mean and standard deviation of the encoder's numbers over some sounds, for `mean` and `std`."""
         values = self.encode(raws)["codec"] * self.std + self.mean
         return float(values.mean()), float(values.std())
-
-    def _nothing(self) -> Tensor:
-        return torch.empty(0, *self.streams["codec"].shape)
 
     def _load(self) -> Any:
         if self._model is None:
