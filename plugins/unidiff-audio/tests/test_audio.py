@@ -22,8 +22,10 @@ from unidiff_audio.waveform import Waveform, fitted, from_wav, to_wav
 
 from unidiff_core import Modality, UniDiffuser
 from unidiff_core.codec import Codec
+from unidiff_core.evaluation import Evaluation, Example, Query, Settings
 from unidiff_core.model_directory import build, describe, save
 from unidiff_core.plugin import load_plugins
+from unidiff_core.report import write_report
 from unidiff_core.shard import write_shards
 from unidiff_core.stream import Stream
 from unidiff_core.uvit import UViT
@@ -278,6 +280,13 @@ def test_a_model_with_sound_is_saved_loaded_and_sampled_into_files(codec, tmp_pa
     names = sorted(path.name for path in (tmp_path / "out/sound").iterdir())
     assert names == ["00000.wav", "00001.wav", "00002.wav"]
     assert len(from_wav((tmp_path / "out/sound/00002.wav").read_bytes()).samples) == 1024
+
+
+def test_a_report_has_a_player(codec, tmp_path):
+    shown = Evaluation({"sound": {}}, {}, Settings("train", "test", {"sound": Query()}))
+    shown.examples["sound"] = [Example({}, {"sound": tone(440)}, ())]
+    write_report(tmp_path / "report.html", shown, {"sound": codec}, title="Sounds")
+    assert (tmp_path / "report.html").read_text().count("<audio controls") == 1
 
 
 # --- training ---
