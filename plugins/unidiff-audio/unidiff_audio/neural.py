@@ -22,8 +22,8 @@ MODELS = {"encodec": "EncodecModel", "dac": "DacModel"}
 class NeuralAudioCodec(WaveformCodec):
     """`Waveform`s ⇄ stream ``codec``: what the encoder of EnCodec or DAC gives *before* its quantiser, over time.
 
-    The quantiser is left out both ways: diffusion needs continuous numbers, and the decoders take them. Quantised
-    values are among those that they were trained on, so sounds come back at least as well as through all codebooks.
+    The quantiser is left out both ways, as diffusion needs continuous numbers. The decoders were trained on quantised
+    ones, from which these differ by what all codebooks together leave over.
     Stored and latent: ``codec`` ``[b, channels, frames]``, less `mean` and divided by `std`.
 
     Args:
