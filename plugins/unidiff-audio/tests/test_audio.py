@@ -220,6 +220,13 @@ def test_damaged_weights_are_named(folder, tmp_path):
             MelAutoencoder.from_pretrained(str(tmp_path))
 
 
+def test_the_distance_of_sounds():
+    codec = AudioCodec()
+    assert codec.distance(tone(440), tone(440)) == 0
+    assert codec.distance(tone(440), tone(440, amplitude=0.25)) == pytest.approx(0.25, abs=0.01)
+    assert codec.distance(tone(440), tone(440, rate=16000)) == codec.distance(tone(440), tone(440, seconds=1)) == np.inf
+
+
 def test_saving_and_showing(codec, tmp_path):
     paths = codec.save([tone(440), tone(880)], tmp_path, first_index=3)
     assert [path.name for path in paths] == ["00003.wav", "00004.wav"]

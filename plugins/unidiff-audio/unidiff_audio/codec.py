@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from unidiff_codecs.frozen import FrozenCodec
@@ -78,6 +80,12 @@ class WaveformCodec(FrozenCodec):
         """A player."""
         data = base64.b64encode(self.to_bytes(raw)).decode()
         return f'<audio controls style="width: 100%" src="data:audio/wav;base64,{data}"></audio>'
+
+    def distance(self, a: Waveform, b: Waveform) -> float:
+        """The largest difference of two samples; infinite if the sounds differ in rate or duration."""
+        if (a.rate, a.samples.shape) != (b.rate, b.samples.shape):
+            return math.inf
+        return float(np.abs(a.samples - b.samples).max(initial=0.0))
 
     def _parts(self, rows: Any) -> list[Any]:
         count = max(1, int(SECONDS_AT_ONCE / self.seconds))
