@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from functools import partial
@@ -14,6 +15,7 @@ from unidiff_core import Modality, UniDiffuser
 from unidiff_core.cli.main import COMMANDS
 from unidiff_core.plugin import Registry
 from unidiff_core.spec import TimestepSpec
+from unidiff_core.testing import check_codec
 from unidiff_core.uvit import UViT
 
 ROOT = Path(__file__).parent.parent
@@ -24,14 +26,16 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_codec_example_registers_trains_and_samples():
-    names: dict = {}
-    exec(next(block for block in blocks("python") if "class SeriesCodec" in block), names)
+def test_the_codec_example_registers_trains_and_samples(tmp_path, monkeypatch):
+    block = next(block for block in blocks("python") if "class SeriesCodec" in block)
+    (tmp_path / "readers_codec.py").write_text(block)
+    monkeypatch.syspath_prepend(str(tmp_path))
     registry = Registry("reader")
-    names["unidiff_register"](registry)
+    importlib.import_module("readers_codec").unidiff_register(registry)
     codec = registry.find("SeriesCodec")()
     model = UniDiffuser({"series": Modality(codec)}, partial(UViT, width=16, depth=3, heads=2))
     series = [[float(i + j) for j in range(32)] for i in range(4)]
+    check_codec(codec, series)
     latents = model.encode({"series": series})
     assert model.decode(latents, ["series"])["series"] == series
     assert codec.from_bytes(codec.to_bytes(series[1])) == series[1]

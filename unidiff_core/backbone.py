@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -25,7 +26,11 @@ Ports = Mapping[str, Mapping[str, Port]]
 
 
 class Backbone(nn.Module, ABC):
-    """A network without tasks, guidance or schedule. It need not work in tokens: a U-Net fits too."""
+    """A network without tasks, guidance or schedule. It need not work in tokens: a U-Net fits too.
+
+    A parameter that belongs to one modality says so in its name: a part of the name is ``<modality>:<what>``. So a
+    trained network can grow by a modality; see `modality_of_parameter`.
+    """
 
     @abstractmethod
     def forward(self, latents: Latents, times: Times) -> dict[str, Tensor]:
@@ -35,3 +40,14 @@ class Backbone(nn.Module, ABC):
             latents: corrupted tensors by full stream name; a modality that is dropped is absent from both arguments.
             times: modality → ``[b]`` in 0..T, real-valued.
         """
+
+    @property
+    def layers(self) -> Iterable[nn.Module]:
+        """The repeated parts, in order: the units that FSDP2 shards. None by default: the whole is one unit."""
+        return ()
+
+
+def modality_of_parameter(name: str) -> str | None:
+    """The modality that a parameter belongs to by its name, ``streams.<modality>:<stream>.embed.weight``, or None."""
+    match = re.search(r"(?:^|\.)([^.:]+):", name)
+    return match[1] if match else None

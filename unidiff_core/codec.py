@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from unidiff_core.stream import Stream
@@ -33,6 +35,8 @@ class Codec(nn.Module, ABC):
     * The constructor loads no weights: `streams` is answered from the constructor's arguments, so that training from
       stored latents needs no frozen network. Networks load at first use.
     * Weights are frozen, and each result depends on its own sample only.
+    * A batch may be empty, and `latent` takes zeros, which stand in for a sample that lacks this modality.
+    * Nothing is drawn from the global random state, and nothing is fetched from a network that the user did not name.
     """
 
     licence: ClassVar[str] = "unknown"
@@ -43,11 +47,25 @@ class Codec(nn.Module, ABC):
     """Ending, without a dot, of a raw sample's file: its member in a shard, and what `save` writes."""
     weights: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor parameters that hold a local path or a hub id of pretrained weights."""
+    round_trip: ClassVar[float | None] = None
+    """Largest `distance` between a raw sample and what its latent decodes to; None if the codec promises none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # takes nothing: a model directory records what the constructor's signature names
 
     @property
     @abstractmethod
     def streams(self) -> Mapping[str, Stream]:
         """Stream name → declaration, in token order."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Stream name → shape of the latents that this codec makes: the streams' own, unless it says otherwise.
+
+        A codec set to another resolution than its network's positions are native to keeps its streams, and says here
+        on which grid its latents really come.
+        """
+        return {name: stream.shape for name, stream in self.streams.items()}
 
     @abstractmethod
     def encode(self, raws: Sequence[Raw]) -> dict[str, Tensor]:
@@ -97,3 +115,57 @@ class Codec(nn.Module, ABC):
     def html(self, raw: Raw) -> str:
         """An HTML fragment that shows one sample in a report, self-contained."""
         return f"<code>{escape(json.dumps(raw, default=repr, ensure_ascii=False))}</code>"
+
+    def distance(self, a: Raw, b: Raw) -> float:
+        """How far apart two raw samples are, as `round_trip` counts it.
+
+        The largest difference of two arrays of numbers, infinite if their shapes differ; of anything else, 0 if equal
+        and 1 if not.
+        """
+        try:
+            x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+        except (TypeError, ValueError):
+            return float(a != b)
+        if x.shape != y.shape:
+            return math.inf
+        with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and no bound holds for it
+            return float(np.abs(x - y).max(initial=0.0))
+
+
+def check_latent(codec: Codec, latent: Mapping[str, Tensor]) -> None:
+    """Compare what `Codec.latent` gave with the streams that the codec declares.
+
+    A grid may have other sizes than the native ones, if they divide into patches, and a sequence another length.
+
+    Raises:
+        ValueError: if a stream is absent or undeclared, or of a shape that its declaration does not allow; names the
+            codec, its distribution, the stream, and both shapes.
+    """
+    streams = codec.streams
+    if wrong := sorted(streams.keys() ^ latent.keys()):
+        what = "gives no" if wrong[0] in streams else "does not declare the"
+        raise ValueError(f"{_name(codec)} {what} stream {wrong[0]!r}; it declares {', '.join(streams)}")
+    for name, stream in streams.items():
+        shape = tuple(latent[name].shape[1:])
+        if not _allows(stream, shape):
+            raise ValueError(
+                f"{_name(codec)} declares the stream {name!r} as {stream.layout} {stream.shape} and gives {shape}, "
+                "without the batch dimension; mend its `streams` or its `encode`"
+            )
+
+
+def _allows(stream: Stream, shape: tuple[int, ...]) -> bool:
+    if len(shape) != len(stream.shape):
+        return False
+    match stream.layout:
+        case "grid":
+            sizes = zip(shape[1:], stream.patch, strict=True)
+            return shape[0] == stream.channels and all(size and size % side == 0 for size, side in sizes)
+        case _:
+            return shape[-1] == stream.channels
+
+
+def _name(codec: Codec) -> str:
+    from unidiff_core.plugin import distribution_of
+
+    return f"{type(codec).__name__} of {distribution_of(type(codec))}"

@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from unidiff_core.sharding import gathered, laid_out_like, local
+
 
 class EMA(pl.Callback):
     """Averages trainable parameters after each optimizer step; frozen codecs and buffers are not its business.
@@ -32,12 +34,18 @@ class EMA(pl.Callback):
     def _trained(module: nn.Module) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin from the weights, after the strategy has laid them out."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin from the weights or go on from the checkpoint, in the layout that the strategy gave the weights.
+
+        Raises:
+            ValueError: if the checkpoint's average is of other parameters than those that are trained.
+        """
         trained = self._trained(pl_module)
-        if not self.average:
-            self.average = {name: value.clone() for name, value in trained.items()}
-        self.average = {name: self.average[name].to(value.device) for name, value in trained.items()}
+        if self.average and self.average.keys() != trained.keys():
+            differing = ", ".join(sorted(self.average.keys() ^ trained.keys())[:3])
+            raise ValueError(f"the checkpoint's average is of other parameters than are trained now: {differing}, …")
+        start = self.average or trained
+        self.average = {name: laid_out_like(start[name], value) for name, value in trained.items()}
         self._step = trainer.global_step
 
     @torch.no_grad()
@@ -49,7 +57,8 @@ class EMA(pl.Callback):
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         trained = self._trained(pl_module)
-        torch._foreach_lerp_(list(self.average.values()), [trained[name] for name in self.average], 1 - decay)
+        average = [local(value) for value in self.average.values()]
+        torch._foreach_lerp_(average, [local(trained[name]) for name in self.average], 1 - decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
@@ -58,15 +67,15 @@ class EMA(pl.Callback):
         kept = {name: value.clone() for name, value in trained.items()}
         try:
             for name, value in trained.items():
-                value.copy_(self.average[name])
+                local(value).copy_(local(self.average[name]))
             yield
         finally:
             for name, value in trained.items():
-                value.copy_(kept[name])
+                local(value).copy_(local(kept[name]))
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {"average": self.average, "num_updates": self.num_updates}
+        """For the checkpoint: the whole average, wherever its shards lie. All processes call it together."""
+        return {"average": gathered(self.average), "num_updates": self.num_updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff_core.predictor import Latents, Predictor, Times, modality_of
+from unidiff_core.predictor import Latents, Predictor, Times, dropped, modality_of
 from unidiff_core.schedule import T
 from unidiff_core.spec import SpecError, TimestepSpec
 
@@ -71,8 +71,8 @@ class Guidance:
         """Distinct evaluations of the predictor a step, inside the interval."""
         return len({term.silenced for terms in self.terms.values() for term in terms})
 
-    def wrap(self, predictor: Predictor, noise: Latents) -> Predictor:
-        """A guided predictor; `noise` is what a silenced modality becomes."""
+    def wrap(self, predictor: Predictor, noise: Latents | None) -> Predictor:
+        """A guided predictor; `noise` is what a silenced modality becomes. With None it is dropped."""
 
         def guided(latents: Latents, times: Times) -> dict[str, Tensor]:
             plain = predictor(latents, times)
@@ -80,7 +80,8 @@ class Guidance:
                 return plain
             estimates = {frozenset[str](): plain}
             for silenced in {term.silenced for terms in self.terms.values() for term in terms} - set(estimates):
-                estimates[silenced] = predictor(*silence(latents, times, silenced, noise))
+                changed = silence(latents, times, silenced, noise) if noise else dropped(latents, times, silenced)
+                estimates[silenced] = predictor(*changed)
             return plain | {key: self._sum(key, estimates) for key in plain if modality_of(key) in self.terms}
 
         return guided

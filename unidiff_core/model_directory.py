@@ -8,8 +8,10 @@ directory, or hub ids that only the user can allow.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unidiff_core.backbone import Backbone, Ports, modality_of_parameter
 from unidiff_core.codec import Codec
 from unidiff_core.ema import EMA
+from unidiff_core.lora import merged
 from unidiff_core.modality import Modality
-from unidiff_core.plugin import Registry, load_plugins
+from unidiff_core.plugin import PluginError, Registry, load_plugins
+from unidiff_core.sharding import class_of, gathered
 from unidiff_core.system import UniDiffuser
 
 FORMAT = 1
 CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
+_LOG = logging.getLogger(__name__)
 
 
 class ModelDirectoryError(ValueError):
@@ -47,7 +53,7 @@ def describe(value: Any, registry: Registry) -> Any:
         return {key: describe(item, registry) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [describe(item, registry) for item in value]
-    cls = type(value)
+    cls = class_of(value)
     if registry.find(cls.__name__) is not cls:
         raise ValueError(f"{cls.__module__}.{cls.__name__} is not the class registered as {cls.__name__}")
     names = [name for name in inspect.signature(cls).parameters if name != "ports"]  # ports follow from the modalities
@@ -64,9 +70,9 @@ def build(config: Any, registry: Registry, *args: Any) -> Any:
     if "class" not in config:
         return fields
     try:
-        return registry.find(config["class"])(*args, **fields)
-    except TypeError as error:
-        raise ModelDirectoryError(f"{config['class']} cannot be made from {sorted(fields)}: {error}") from error
+        return registry.make(config["class"], *args, **fields)
+    except PluginError as error:
+        raise ModelDirectoryError(str(error)) from error
 
 
 def _config_of(model: UniDiffuser, folder: Path, registry: Registry) -> dict[str, Any]:
@@ -78,8 +84,10 @@ def _config_of(model: UniDiffuser, folder: Path, registry: Registry) -> dict[str
                 codec[field] = os.path.relpath(codec[field], folder)
         process = describe(modality.process, registry)
         modalities[name] = {"codec": codec, "process": process, "weight": modality.weight}
+    licence = {"licence": model.licence, "sources": list(model.sources)} if model.licence else {}
     return {
         "format": FORMAT,
+        **licence,
         "modalities": modalities,
         "backbone": describe(model.backbone, registry),
         "balance": model.balance,
@@ -93,24 +101,34 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     partial.replace(path)
 
 
-def save(model: UniDiffuser, folder: str | Path, *, average: Mapping[str, Tensor] | None = None) -> None:
+def save(
+    model: UniDiffuser, folder: str | Path, *, average: Mapping[str, Tensor] | None = None, writes: bool = True
+) -> None:
     """Write a model directory, file by file beside its target and then renamed, the configuration last.
+
+    Adapters are merged into the weights, so that whoever loads the directory need not know of them. Where parameters
+    are sharded over processes, all processes call it and one of them writes.
 
     Args:
         model: whose registered parts are described, and whose state is stored.
         folder: made if it is not there.
         average: the EMA's parameters by name.
+        writes: whether this process is the one that writes.
 
     Raises:
         ValueError: if a codec, process or backbone is of a class that no plugin registered.
     """
     folder = Path(folder)
+    state = gathered(model.state_dict(), keeps=writes)
+    averaged = gathered(average or {}, keeps=writes)
+    if not writes:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     config = _config_of(model, folder, load_plugins())
-    state = model.state_dict()
-    _write(folder / MODEL, state)
-    if average:
-        _write(folder / AVERAGE, state | dict(average))
+    _write(folder / MODEL, merged(state, model) if model.lora else state)
+    if averaged:
+        state |= averaged
+        _write(folder / AVERAGE, merged(state, model) if model.lora else state)
     partial = folder / (CONFIG + ".partial")
     partial.write_text(yaml.safe_dump(config, sort_keys=False))
     partial.replace(folder / CONFIG)
@@ -149,17 +167,23 @@ def _codec(config: dict[str, Any], folder: Path, registry: Registry, *, allow_hu
     return build(config, registry)
 
 
-def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_hub: bool = False) -> UniDiffuser:
-    """Read a model directory, on the CPU, for sampling or for further training.
+@dataclass(frozen=True)
+class Description:
+    """What the configuration of a model directory describes: everything of the model but its weights."""
 
-    Args:
-        folder: the directory.
-        weights: the average if there is one, or the model's own.
-        allow_hub: whether codecs may fetch weights by hub id.
+    modalities: dict[str, Modality]
+    backbone: Callable[[Ports], Backbone]
+    balance: Literal["elements", "streams"]
+    licence: str | None = None
+    sources: tuple[str, ...] = ()
+
+
+def read_description(folder: str | Path, *, allow_hub: bool = False) -> Description:
+    """The parts of a model that a directory describes.
 
     Raises:
-        ModelDirectoryError: if a file is missing or damaged, or the weights do not fit the configuration.
-        UnknownNameError: if the configuration names a class that no installed plugin registered.
+        ModelDirectoryError: if the configuration is missing or damaged.
+        UnknownNameError: if it names a class that no installed plugin registered.
     """
     folder = Path(folder)
     registry = load_plugins()
@@ -170,24 +194,83 @@ def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_
         )
         for name, row in config["modalities"].items()
     }
-    model = UniDiffuser(modalities, lambda ports: build(config["backbone"], registry, ports), balance=config["balance"])
-    path = folder / (AVERAGE if weights == "ema" and (folder / AVERAGE).is_file() else MODEL)
-    _load_weights(model, path)
+    licence, sources = config.get("licence"), config.get("sources") or []
+    if not isinstance(licence, str | None) or not isinstance(sources, list):
+        raise ModelDirectoryError(
+            f"{folder / CONFIG}: licence is a text and sources a list, not {licence!r}, {sources!r}"
+        )
+    parts = Description(
+        modalities,
+        lambda ports: build(config["backbone"], registry, ports),
+        config["balance"],
+        licence,
+        tuple(map(str, sources)),
+    )
+    if licence:
+        # A warning, because it binds whoever passes the weights on, fine-tuned ones too, and is seen without any setting.
+        _LOG.warning("%s", f"{folder}: " + " ".join(terms(parts).split()))
+    return parts
+
+
+def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_hub: bool = False) -> UniDiffuser:
+    """Read a model directory, on the CPU, for sampling or for further training.
+
+    Where it records the licence of its weights, that is logged, and kept with whatever is saved from the model.
+
+    Args:
+        folder: the directory.
+        weights: the average if there is one, or the model's own.
+        allow_hub: whether codecs may fetch weights by hub id.
+
+    Raises:
+        ModelDirectoryError: if a file is missing or damaged, or the weights do not fit the configuration.
+        UnknownNameError: if the configuration names a class that no installed plugin registered.
+    """
+    parts = read_description(folder, allow_hub=allow_hub)
+    model = UniDiffuser(parts.modalities, parts.backbone, balance=parts.balance)
+    model.licence, model.sources = parts.licence, parts.sources
+    load_weights(model, Path(folder), weights)
     return model.eval()
 
 
-def _load_weights(model: UniDiffuser, path: Path) -> None:
+def terms(model: UniDiffuser | Description) -> str:
+    """One line on whose weights these are: the licence, and where they came from; empty if nobody said."""
+    if model.licence is None:
+        return ""
+    return f"weights under {model.licence}" + (f", from {'; '.join(model.sources)}" if model.sources else "")
+
+
+def load_weights(
+    model: UniDiffuser, folder: Path, weights: Literal["ema", "model"], *, fresh: Iterable[str] = ()
+) -> list[str]:
+    """Load a directory's weights into a model of the same configuration, or of one with more modalities.
+
+    Args:
+        model: to load into.
+        folder: a model directory.
+        weights: the average if there is one, or the model's own.
+        fresh: modalities that the directory lacks: what belongs to them stays as it is.
+
+    Returns:
+        The names of the parameters that were loaded.
+
+    Raises:
+        ModelDirectoryError: if they cannot be read or do not fit; lists names.
+    """
+    path = folder / (AVERAGE if weights == "ema" and (folder / AVERAGE).is_file() else MODEL)
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
-    own = model.state_dict()
+    new = set(fresh)
+    own = {name: value for name, value in model.state_dict().items() if modality_of_parameter(name) not in new}
     wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     if wrong or own.keys() != state.keys():
         rows = {"missing": own.keys() - state.keys(), "not known": state.keys() - own.keys(), "of another shape": wrong}
         text = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in rows.items() if names)
         raise ModelDirectoryError(f"the weights {path} do not fit {path.parent / CONFIG}. {text}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
+    return list(state)
 
 
 class ModelDirectory(pl.Callback):
@@ -201,9 +284,9 @@ class ModelDirectory(pl.Callback):
         self.folder = folder
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(module, UniDiffuser):
+        if isinstance(module, UniDiffuser):
             average = next((row.average for row in trainer.callbacks if isinstance(row, EMA)), None)  # type: ignore[attr-defined]
-            save(module, self.folder, average=average)
+            save(module, self.folder, average=average, writes=trainer.is_global_zero)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what there is, once training has begun."""

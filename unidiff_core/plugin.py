@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +15,12 @@ import pluggy
 PROJECT = "unidiff"
 """Name of the entry-point group, and of the pluggy project."""
 
+API = 1
+"""Version of what plugins build on: the hook, the registry, and the classes that they subclass.
+
+A plugin may state the version that it was written for in its module: ``requires_api = 1``.
+"""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -22,6 +29,10 @@ C = TypeVar("C", bound=type)
 
 class UnknownNameError(ValueError):
     """A name that no loaded plugin registered."""
+
+
+class PluginError(ValueError):
+    """A plugin that does not do what it should; says which, and what to change."""
 
 
 class Specs:
@@ -53,13 +64,13 @@ class Registry:
         """Register a class under its name; returns it, so that it serves as a decorator.
 
         Raises:
-            ValueError: if the name is taken; names both distributions.
+            PluginError: if it is not a concrete class, or the name is taken; names both distributions.
         """
         if not inspect.isclass(cls) or inspect.isabstract(cls):
-            raise ValueError(f"{cls!r} is not a concrete class; register the class itself, with every method written")
+            raise PluginError(f"{cls!r} is not a concrete class; register the class itself, with every method written")
         known = self.registrations.get(cls.__name__)
         if known and known.cls is not cls:
-            raise ValueError(
+            raise PluginError(
                 f"{cls.__name__} of {self.distribution} is already registered by {known.distribution}; rename one"
             )
         self.registrations[cls.__name__] = Registration(cls, self.distribution)
@@ -78,6 +89,21 @@ class Registry:
             raise UnknownNameError(f"unknown {kind.__name__.lower()} {name!r}; registered: {known}.{hints}")
         return found.cls
 
+    def make(self, name: str, *args: Any, **fields: Any) -> Any:
+        """An object of the class registered under `name`.
+
+        Raises:
+            UnknownNameError: if there is none.
+            PluginError: if its constructor raises; names class and distribution.
+        """
+        cls = self.find(name)
+        try:
+            return cls(*args, **fields)
+        except Exception as error:  # of a stranger's constructor
+            given = ", ".join(fields) or "its defaults"
+            source = self.registrations[name].distribution
+            raise PluginError(f"{name} of {source} cannot be made from {given}: {reason(error)}") from error
+
     def of_kind(self, kind: type) -> dict[str, Registration]:
         """Name → registration, of the subclasses of `kind`."""
         return {name: row for name, row in self.registrations.items() if issubclass(row.cls, kind)}
@@ -87,7 +113,7 @@ class Registry:
         for name, row in other.registrations.items():
             known = self.registrations.get(name)
             if known and known.cls is not row.cls:
-                raise ValueError(
+                raise PluginError(
                     f"{name} of {row.distribution} is already registered by {known.distribution}; rename one"
                 )
         self.registrations.update(other.registrations)
@@ -108,11 +134,62 @@ def _register_plugin(point: EntryPoint, registry: Registry) -> None:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Specs)
     plugin = point.load()
-    manager.register(plugin, name=point.name)
-    manager.check_pending()
+    _check_api(plugin, registry.distribution)
+    try:
+        manager.register(plugin, name=point.name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(_broken_hook(plugin, error)) from error
     manager.hook.unidiff_register(registry=registry)
     if not registry.registrations:
-        raise ValueError("it registered nothing; is `unidiff_register` decorated with @hookimpl?")
+        raise PluginError("it registered nothing; is `unidiff_register` decorated with @hookimpl?")
+
+
+def _check_api(plugin: Any, distribution: str) -> None:
+    required = getattr(plugin, "requires_api", API)
+    if required != API:
+        is_newer = isinstance(required, int) and required > API
+        older = "unidiff-core" if is_newer else distribution
+        raise PluginError(f"it requires plugin API {required!r}, and unidiff-core has {API}; upgrade {older}")
+
+
+def _broken_hook(plugin: Any, error: Exception) -> str:
+    """What is wrong with the hooks of a plugin that pluggy refuses."""
+    hooks = {name: hook for name, hook in vars(plugin).items() if hasattr(hook, f"{PROJECT}_impl")}
+    if unknown := ", ".join(sorted(hooks.keys() - vars(Specs).keys())):
+        return f"it implements {unknown}, which is no hook; the hook is called `unidiff_register`"
+    if "unidiff_register" in hooks:
+        signature = inspect.signature(hooks["unidiff_register"])
+        return f"its hook takes {signature}; write `def unidiff_register(registry)`"
+    return " ".join(str(error).split())
+
+
+def reason(error: BaseException) -> str:
+    """An exception in a few words: its message, and its type unless it is a ValueError, which is written for users."""
+    kind, text = type(error).__name__, str(error)
+    return text if text and isinstance(error, ValueError) else f"{kind}: {text}" if text else kind
+
+
+def distribution_of(cls: type) -> str:
+    """The distribution that registered a class; the module it is from if none did."""
+    for row in load_plugins().registrations.values():
+        if row.cls is cls:
+            return row.distribution
+    return f"module {cls.__module__}"
+
+
+def culprit(error: BaseException) -> str | None:
+    """The distribution of the plugin in whose code an exception was raised, or that called what raised it.
+
+    None if it passed through no plugin's code but the shipped codecs'.
+    """
+    packages = {
+        point.module.partition(".")[0]: point.dist.name
+        for point in entry_points(group=PROJECT)
+        if point.dist and point.dist.name != Registry.distribution
+    }
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((packages[top] for name in reversed(frames) if (top := name.partition(".")[0]) in packages), None)
 
 
 def load_plugins(find: Callable[[], list[EntryPoint]] | None = None) -> Registry:
@@ -136,6 +213,10 @@ def load_plugins(find: Callable[[], list[EntryPoint]] | None = None) -> Registry
         try:
             _register_plugin(point, scratch)
             registry.merge(scratch)
-        except Exception as error:  # whatever a stranger's code raises must not take the program down
-            registry.failures.append(f"Plugin {point.name!r} of {distribution} did not load: {error!r}.")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a stranger's code raises, SystemExit too, others must still load
+            registry.failures.append(
+                f"Plugin {point.name!r} of {distribution} did not load: {reason(error).rstrip('.')}."
+            )
     return registry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -23,6 +23,21 @@ class Predictor(Protocol):
     def __call__(self, latents: Latents, times: Times) -> dict[str, Tensor]:
         """Clean estimates ``"<modality>.<stream>" -> [b, ...]``."""
         ...
+
+
+def without(predictor: Predictor, names: Collection[str]) -> Predictor:
+    """The predictor with some modalities dropped: it never sees their latents and their times."""
+
+    def predict(latents: Latents, times: Times) -> dict[str, Tensor]:
+        return predictor(*dropped(latents, times, names))
+
+    return predict
+
+
+def dropped(latents: Latents, times: Times, names: Collection[str]) -> tuple[Latents, Times]:
+    """Latents and times without some modalities."""
+    kept = {key: value for key, value in latents.items() if modality_of(key) not in names}
+    return kept, {name: t for name, t in times.items() if name not in names}
 
 
 def modality_of(stream: str) -> str:

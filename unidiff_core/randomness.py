@@ -19,6 +19,7 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_FEISTEL_ROUNDS = 6  # even: the halves end where they began
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,10 +70,29 @@ def normal(seed: int, purpose: str, stream: str, step: int, index: Tensor, shape
     radius = ((words[:2] + 1) * 2.0**-32).log_().mul_(-2).sqrt_()  # + 1: the logarithm of zero never happens
     angle = words[2:] * (2 * math.pi * 2.0**-32)
     values = torch.cat([radius * angle.cos(), radius * angle.sin()]).permute(1, 2, 0)  # (b, blocks, 4)
-    return values.reshape(len(index), -1)[:, :count].reshape(len(index), *shape).float()
+    return values.flatten(1)[:, :count].reshape(len(index), *shape).float()
 
 
-def permutation(seed: int, purpose: str, step: int, size: int) -> Tensor:
-    """A permutation of ``range(size)``: the order of an epoch, say."""
-    words = _words(seed, purpose, "", step, torch.arange(size), 1)
-    return torch.argsort(words[0, :, 0] * 2**31 + (words[1, :, 0] >> 1), stable=True)
+def permutation(seed: int, purpose: str, step: int, size: int, places: Tensor) -> Tensor:
+    """Where a permutation of ``range(size)`` takes `places` ``[b]``: the order of an epoch, say.
+
+    A Feistel network over the bits of `size`, walked until it falls inside (Black and Rogaway, "Ciphers with arbitrary
+    finite domains", CT-RSA 2002): any part of it is computed alone, so that a billion samples need no table.
+    """
+    bits = max(2, (size - 1).bit_length())
+    key = key_of(seed, purpose)
+    values = _shuffled_bits(places.to(torch.int64), bits, key, step)
+    while (outside := values >= size).any():
+        values[outside] = _shuffled_bits(values[outside], bits, key, step)
+    return values
+
+
+def _shuffled_bits(values: Tensor, bits: int, key: tuple[int, int], step: int) -> Tensor:
+    """A permutation of the numbers of so many bits. Its halves may differ by a bit; they trade places each round."""
+    high, low = bits - bits // 2, bits // 2
+    for i in range(_FEISTEL_ROUNDS):
+        left, right = values >> low, values & (1 << low) - 1
+        rows = (right, *(torch.full_like(right, word) for word in (i, step & _MASK, step >> 32)))
+        values = right << high | left ^ philox(rows, key)[0] & (1 << high) - 1
+        high, low = low, high
+    return values

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unidiff_core import randomness
 from unidiff_core.guidance import Guidance
-from unidiff_core.predictor import Latents, Predictor, modality_of
+from unidiff_core.predictor import Latents, Predictor, modality_of, without
 from unidiff_core.process import ForwardProcess, time_tensor
 from unidiff_core.schedule import T
 from unidiff_core.solver import Past, Solver, find_solver
@@ -143,6 +143,7 @@ def sample(
     seed: int = 0,
     first_index: int = 0,
     redraws_noise: bool = False,
+    drop_ignored: bool = False,
     constrain: Constrain | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -164,6 +165,8 @@ def sample(
         first_index: index of the first sample, when a large run is drawn in batches.
         redraws_noise: whether ignored modalities get fresh noise at each step, as the released code does, instead of
             one fixed draw.
+        drop_ignored: whether ignored modalities, and those that guidance silences, are left out of the network's input
+            in place of being noise at T. Cheaper; the same only for a network that was trained so (`UniDiffuser`).
         constrain: replaces part of the state after each step.
         dtype: of the state.
         device: of the state.
@@ -188,7 +191,9 @@ def sample(
 
     noise = draw("noise", 0)
     guidance = guidance if isinstance(guidance, Guidance) else Guidance.of(spec, guidance)
-    guided = guidance.wrap(predictor, noise)
+    if drop_ignored:
+        predictor = without(predictor, spec.ignored)
+    guided = guidance.wrap(predictor, None if drop_ignored else noise)
     sampler = _Sampler(guided, processes, spec, find_solver(solver), supplied, draw, noise, redraws_noise)
     with torch.no_grad():  # not inference_mode: a predictor may take gradients of its own
         return _run(sampler, steps, constrain, on_step)

@@ -1,4 +1,4 @@
-"""Webdataset shards: written atomically beside a manifest, read securely."""
+"""Webdataset shards: written atomically beside a manifest; read securely, and to the end or not at all."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import socket
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MANIFEST = "manifest.json"
+STORED = "safetensors"
+"""The shard member that holds a sample's stored tensors."""
 
 Members = Mapping[str, Any]
 """One sample of a shard: member ending (``png``, ``txt``, ``json``) → bytes; ``__key__`` → its name."""
+
+_META = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes in a shard, no samples
 
 
 def secure_webdataset() -> Any:
@@ -27,48 +37,91 @@ def secure_webdataset() -> Any:
     return webdataset
 
 
-def write_shard(path: Path, samples: Iterable[Members]) -> int:
-    """Write one tar of samples beside `path`, sync it, then rename it: a shard is whole or absent.
+class Hashed:
+    """A binary stream that hashes what passes through it."""
 
-    Returns:
-        The number of samples.
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.sha256 = stream, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """Read and hash."""
+        data = self.stream.read(size)
+        self.sha256.update(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        """Write and hash."""
+        self.sha256.update(data)
+        return self.stream.write(data)
+
+
+# --- writing ---
+
+
+@dataclass(frozen=True)
+class Written:
+    """A shard that was written."""
+
+    name: str
+    sha256: str
+    count: int
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream that becomes the file `path` if the block ends well, synced to disk; until then `path` is untouched.
+
+    The partial file is named after host and process, so that two processes on one path do each other no harm.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    count = 0
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as stream:
-            # Fixed ownership and times: the same samples give the same bytes.
-            writer = secure_webdataset().TarWriter(stream, encoder=False, user="unidiff", group="unidiff", mtime=0)
-            with writer:
-                for sample in samples:
-                    writer.write(dict(sample))
-                    count += 1
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return count
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as stream:
+        stream.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_shard(path: Path, samples: Iterable[Members]) -> Written:
+    """Write one tar of samples beside `path`, sync it, then rename it: a shard is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with replacing(path) as stream:
+        hashed = Hashed(stream)
+        # Fixed ownership and times: the same samples give the same bytes.
+        writer = secure_webdataset().TarWriter(hashed, encoder=False, user="unidiff", group="unidiff", mtime=0)
+        with writer:
+            for sample in samples:
+                writer.write(dict(sample))
+                count += 1
+    return Written(path.name, hashed.sha256.hexdigest(), count)
 
 
 def write_shards(folder: Path, samples: Iterable[Members], *, shard_size: int = 1000) -> list[Path]:
     """Write samples as ``00000.tar``, ``00001.tar``, … of `shard_size` samples each, and their manifest."""
-    paths: list[Path] = []
+    written: list[Written] = []
     iterator = iter(samples)
     while batch := list(itertools.islice(iterator, shard_size)):
-        paths.append(folder / f"{len(paths):05d}.tar")
-        write_shard(paths[-1], batch)
-    write_manifest(folder, paths)
-    return paths
+        written.append(write_shard(folder / f"{len(written):05d}.tar", batch))
+    write_manifest(folder, written)
+    return [folder / row.name for row in written]
 
 
-def write_manifest(folder: Path, paths: Iterable[Path]) -> None:
-    """Record names and SHA-256 of a folder's shards. Written last: a folder with a manifest is complete."""
-    rows = [{"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths]
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(json.dumps({"shards": rows}, indent=1) + "\n")
-    partial.replace(folder / MANIFEST)
+def write_manifest(folder: Path, shards: Sequence[Written], **notes: Any) -> None:
+    """Record names, SHA-256 and counts of a folder's shards, and `notes`. Written last: who has one is complete."""
+    rows = [{"name": row.name, "sha256": row.sha256, "count": row.count} for row in shards]
+    write_json(folder / MANIFEST, {"shards": rows, **notes})
+
+
+# --- reading ---
 
 
 def find_shards(folder: str | Path) -> list[Path]:
@@ -87,12 +140,70 @@ def find_shards(folder: str | Path) -> list[Path]:
     return paths
 
 
+class _WholeHeader(tarfile.TarInfo):
+    """A member's header that is damaged or cut off is an error: tarfile itself takes it for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _WholeHeader:
+        try:
+            return super().fromtarfile(archive)  # type: ignore[return-value]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # a block of zeros, the true end
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
+
+
+@contextmanager
+def naming_damage(name: str) -> Iterator[None]:
+    """Turn what tarfile says of a damaged archive into a ValueError that names the shard."""
+    try:
+        yield
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ValueError(f"the shard {name} is damaged: {error}; fetch or write it again") from error
+
+
+def walk(stream: Any, *, mode: str = "r|*") -> Iterator[tuple[str, str, tarfile.TarInfo, tarfile.TarFile]]:
+    """The key, ending, header and archive of every member of a sample, in order, to the end of a tar's stream.
+
+    Raises:
+        tarfile.TarError: if the archive is damaged or cut off anywhere; see `naming_damage`.
+    """
+    split = secure_webdataset().tariterators.base_plus_ext
+    with tarfile.open(fileobj=stream, mode=mode, tarinfo=_WholeHeader) as archive:  # type: ignore[call-overload]
+        while (header := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+            key, ending = split(header.name)
+            if header.isreg() and key is not None and not _META.match(header.name):
+                yield key, ending.lower(), header, archive
+        while rest := archive.fileobj.read(2**20):  # type: ignore[union-attr]
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("there is more after what says that it is the end")
+
+
+def read_samples(stream: Any, name: str) -> Iterator[dict[str, Any]]:
+    """The samples of a shard's stream, members undecoded, in order.
+
+    Raises:
+        ValueError: if the shard is damaged, or a sample has two members of one ending; names the shard.
+    """
+    sample: dict[str, Any] = {}
+    with naming_damage(name):
+        for key, ending, header, archive in walk(stream):
+            if sample and key != sample["__key__"]:
+                yield sample
+                sample = {}
+            if ending in sample:
+                raise ValueError(f"sample {key} of {name} has two members .{ending}")
+            content: Any = archive.extractfile(header)
+            sample |= {"__key__": key, ending: content.read()}
+    if sample:
+        yield sample
+
+
 def read_shard(path: Path) -> Iterator[dict[str, Any]]:
     """The samples of one shard, members undecoded, in order."""
-    tars = secure_webdataset().tariterators
     with path.open("rb") as stream:
-        for sample in tars.group_by_keys(tars.tar_file_expander([{"stream": stream, "url": str(path)}])):
-            yield {name: value for name, value in sample.items() if name not in ("__url__", "__local_path__")}
+        yield from read_samples(stream, str(path))
 
 
 def read_shards(folder: str | Path) -> Iterator[dict[str, Any]]:

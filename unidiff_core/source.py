@@ -21,5 +21,6 @@ class Source(ABC):
         """The samples of one split, always the same and in the same order.
 
         Each is ``{"__key__": name, "png": bytes, "txt": bytes, "json": labels as JSON bytes, …}``: a member per
-        modality, and under ``json`` the labels that are known of it, ``{"digit": "7", …}``.
+        modality that the sample has, and under ``json`` the labels that are known of it, ``{"digit": "7", …}``. A name
+        has no dot, for the ending begins there.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,20 +11,23 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from unidiff_core import randomness
 from unidiff_core.backbone import Backbone, Ports
 from unidiff_core.batch import Batch
-from unidiff_core.codec import Raw
+from unidiff_core.codec import Raw, check_latent
 from unidiff_core.guidance import Guidance
 from unidiff_core.law import TimestepLaw, Uniform
+from unidiff_core.lora import LoRA
 from unidiff_core.modality import Modality
-from unidiff_core.predictor import Latents, Times, modality_of, of_modality
+from unidiff_core.predictor import Latents, Times, dropped, modality_of, of_modality
 from unidiff_core.process import Corruption
 from unidiff_core.sampling import sample
 from unidiff_core.schedule import T
+from unidiff_core.sharding import shard
 from unidiff_core.solver import Solver
 from unidiff_core.spec import SpecError, TimestepSpec
 from unidiff_core.uvit import UViT
@@ -36,46 +40,100 @@ class UniDiffuser(pl.LightningModule):
     """One network for every marginal, conditional and joint distribution of N modalities (the paper, section 3).
 
     Args:
-        modalities: name → modality.
-        backbone: makes the network from the modalities' ports.
+        modalities: name → modality. With `init_from`, those that are new or that replace one of the directory's.
+        backbone: makes the network from the modalities' ports; with `init_from`, the directory's if not given.
         timestep_law: how training draws each modality's time, independently; one law, or one for each modality.
         balance: ``elements`` is the paper's Eq. 5 up to a constant, each element of each stream counting the same;
             ``streams`` gives each stream the same say, however many elements it has.
         optimizer: from parameters; the paper's AdamW if not given.
         lr_scheduler: from the optimizer, stepped with it; the paper's warm-up if not given.
         seed: of every draw in training and validation.
+        drop_ignored: whether training leaves out, sample by sample, what is missing or drawn at T: its tokens and its
+            time's. Cheaper, and what `drop_ignored` in sampling needs; give a law with mass at T.
+        init_from: model directory to start from. Modalities that it lacks start fresh: their tokens and heads are the
+            only new weights.
+        init_weights: the directory's average, or its model's own weights.
+        freeze_loaded: whether what `init_from` gave is left as it is, so that only new modalities (and LoRA) train.
+        lora: adapters to train beside the frozen weights of `init_from`; merged when a model directory is written.
+        allow_hub: whether codecs that `init_from` describes may fetch weights by hub id.
+
+    Raises:
+        ValueError: if there is no modality, or an option needs `init_from`.
+        ModelDirectoryError: if `init_from` cannot be read or does not fit.
     """
+
+    licence: str | None = None
+    """Licence that the weights came under; kept with them by model directories."""
+    sources: tuple[str, ...] = ()
+    """Where the weights came from."""
 
     def __init__(
         self,
-        modalities: dict[str, Modality],
-        backbone: Callable[[Ports], Backbone] = UViT,
+        modalities: dict[str, Modality] | None = None,
+        backbone: Callable[[Ports], Backbone] | None = None,
         timestep_law: TimestepLaw | dict[str, TimestepLaw] | None = None,
-        balance: Literal["elements", "streams"] = "elements",
+        balance: Literal["elements", "streams"] | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         seed: int = 0,
+        drop_ignored: bool = False,
+        init_from: str | None = None,
+        init_weights: Literal["ema", "model"] = "ema",
+        freeze_loaded: bool = False,
+        lora: LoRA | None = None,
+        allow_hub: bool = False,
     ) -> None:
         super().__init__()
+        if init_from:
+            from unidiff_core.model_directory import read_description
+
+            start = read_description(init_from, allow_hub=allow_hub)
+            fresh = set(modalities or {}) - set(start.modalities)
+            modalities = start.modalities | (modalities or {})
+            backbone, balance = backbone or start.backbone, balance or start.balance
+            self.licence, self.sources = start.licence, start.sources  # what is trained from them stays under it
+        elif freeze_loaded or lora:
+            raise ValueError("freeze_loaded and lora are for training that starts from a model: give init_from")
         if not modalities:
             raise ValueError("a UniDiffuser needs at least one modality")
         self.modalities = modalities  # a plain dict: frozen codecs are not part of the module's state
-        self.processes = nn.ModuleList(modality.process for modality in modalities.values())  # they may own parameters
-        self.backbone = backbone({name: modality.ports for name, modality in modalities.items()})
+        # They may own parameters; named so that these say whose they are.
+        self.processes = nn.ModuleDict({f"{name}:process": modality.process for name, modality in modalities.items()})
+        self.backbone = (backbone or UViT)({name: modality.ports for name, modality in modalities.items()})
         laws = timestep_law if isinstance(timestep_law, Mapping) else dict.fromkeys(modalities, timestep_law)
         self.timestep_laws = {name: laws.get(name) or Uniform() for name in modalities}
-        self.balance = balance
+        self.balance = balance or "elements"
         self.optimizer = optimizer or partial(AdamW, lr=2e-4, weight_decay=0.03, betas=(0.9, 0.9))
         self.lr_scheduler = lr_scheduler or Warmup
         self.seed = seed
+        self.drop_ignored = drop_ignored
+        self.lora = lora
+        if init_from:
+            self._start_from(Path(init_from), init_weights, fresh, freezes=freeze_loaded or lora is not None)
+
+    def _start_from(self, folder: Path, weights: Literal["ema", "model"], fresh: set[str], *, freezes: bool) -> None:
+        from unidiff_core.model_directory import load_weights
+
+        loaded = set(load_weights(self, folder, weights, fresh=fresh))
+        if freezes:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name not in loaded)
+        if self.lora:
+            self.lora.inject(self.backbone)
+
+    def configure_model(self) -> None:
+        """Shard the backbone, where the strategy gave a mesh of devices (FSDP2)."""
+        mesh = self.device_mesh
+        if mesh is not None and not any(isinstance(value, DTensor) for value in self.parameters()):
+            shard(self.backbone, mesh["data_parallel"])
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Full stream name → native shape."""
+        """Full stream name → shape of its latents."""
         return {
-            f"{name}.{stream}": row.shape
+            f"{name}.{stream}": tuple(shape)
             for name, modality in self.modalities.items()
-            for stream, row in modality.codec.streams.items()
+            for stream, shape in modality.codec.shapes.items()
         }
 
     # --- training: the paper's Algorithm 1, with N modalities in place of two ---
@@ -96,13 +154,48 @@ class UniDiffuser(pl.LightningModule):
         latents = self.latents(batch, stage)
         times = self.times(batch, stage)
         noisy = {key: self._corrupt(key, clean, times, batch, stage) for key, clean in latents.items()}
-        prediction = self.backbone({key: row.corrupted for key, row in noisy.items()}, times)
-        losses = {key: self._loss(key, prediction[key], row.target, batch) for key, row in noisy.items()}
+        corrupted = {key: row.corrupted for key, row in noisy.items()}
+        kept = {name: t < T for name, t in times.items()} if self.drop_ignored else batch.present
+        prediction = (self.network_on_kept if self.drop_ignored else self.network)(corrupted, times, kept)
+        losses = {key: self._loss(key, prediction[key], row.target, batch, kept) for key, row in noisy.items()}
         loss = self._total(losses)
-        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=len(batch.index), sync_dist=stage != "train")
-        for key, (error, count) in losses.items():
-            self.log(f"{stage}/{key}", error.detach() / count, batch_size=len(batch.index), sync_dist=stage != "train")
+        rows = {f"{stage}/{key}": error.detach() / count for key, (error, count) in losses.items()}
+        self.log(f"{stage}/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
+        self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
         return loss
+
+    def network(self, latents: Latents, times: Times, kept: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The backbone on latents in the dtype of its weights."""
+        dtype = next(self.backbone.parameters()).dtype
+        prediction: dict[str, Tensor] = self.backbone({key: value.to(dtype) for key, value in latents.items()}, times)
+        return prediction
+
+    def network_on_kept(self, latents: Latents, times: Times, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The backbone on each sample's kept modalities alone: one evaluation for each pattern of them that occurs.
+
+        Args:
+            latents: of the whole micro-batch.
+            times: as well.
+            kept: modality → bool ``[b]``.
+
+        Returns:
+            Predictions of all streams, zero where a sample dropped the modality.
+        """
+        patterns = torch.stack([kept[name] for name in self.modalities], dim=1)  # (b, N)
+        prediction = {key: torch.zeros_like(value) for key, value in latents.items()}
+        for pattern in patterns.unique(dim=0):
+            rows = (patterns == pattern).all(1).nonzero()[:, 0]
+            absent = [name for name, keeps in zip(self.modalities, pattern.tolist(), strict=True) if not keeps]
+            if len(absent) == len(self.modalities):
+                continue
+            part = dropped(
+                *({key: value[rows] for key, value in mapping.items()} for mapping in (latents, times)), absent
+            )
+            for key, value in self.network(*part).items():
+                prediction[key] = prediction[key].to(value.dtype).index_copy(0, rows, value)
+        # A parameter that no sample used still takes part: DDP and FSDP2 wait for its gradient.
+        nothing = sum((parameter.sum() * 0 for parameter in self.backbone.parameters()), torch.tensor(0.0))
+        return {key: value + nothing for key, value in prediction.items()}
 
     def latents(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
         """Raw → stored → latent, whatever state the batch is in: ``"<modality>.<stream>" -> [b, ...]``."""
@@ -121,8 +214,10 @@ class UniDiffuser(pl.LightningModule):
         def draw(stream: str, shape: tuple[int, ...]) -> Tensor:
             return randomness.normal(seed, purpose, f"{name}.{stream}", step, index, shape[1:])
 
-        latent = self.modalities[name].codec.latent(stored, draw)
-        return {f"{name}.{stream}": value for stream, value in latent.items()}
+        codec = self.modalities[name].codec
+        latent = codec.latent(stored, draw)
+        check_latent(codec, latent)
+        return {f"{name}.{stream}": value.to(index.device) for stream, value in latent.items()}
 
     def codec(self, name: str) -> Any:
         """A modality's codec, on this module's device."""
@@ -143,22 +238,25 @@ class UniDiffuser(pl.LightningModule):
             clean = torch.where(_over(batch.present[name], clean), clean, torch.zeros_like(clean))
         return self.modalities[name].process.corrupt(clean, times[name], noise.to(clean.dtype))
 
-    def _loss(self, key: str, prediction: Tensor, target: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed error of what is present, and the number of its elements (at least one)."""
+    def _loss(
+        self, key: str, prediction: Tensor, target: Tensor, batch: Batch, kept: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Summed error of what is present and kept, and the elements that it is divided by: this micro-batch's share of
+        the global batch's. Their quotients' mean over processes and micro-batches is the global batch's loss.
+        """
         name = modality_of(key)
-        error = self.modalities[name].process.error(prediction.float(), target.float())
-        present = (
-            _over(batch.present[name], error).expand_as(error) if name in batch.present else torch.ones_like(error)
-        )
-        return (error * present).sum(), present.sum().clamp(min=1)
+        error = self.modalities[name].process.error(at_least_float32(prediction), at_least_float32(target))
+        if name in kept:
+            error = torch.where(_over(kept[name], error), error, torch.zeros_like(error))
+        count = torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
+        return error.sum(), count.clamp(min=1)
 
     def _total(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        # Counts are averaged over processes, as gradients are: the loss is normalised over the global batch.
-        counts = {key: self.trainer.strategy.reduce(n, reduce_op="mean") for key, (_, n) in losses.items()}
         weights = {key: self.modalities[modality_of(key)].weight_of(key.partition(".")[2]) for key in losses}
         if self.balance == "streams":
-            return sum((weights[k] * e / counts[k] for k, (e, _) in losses.items()), torch.tensor(0.0)) / len(losses)
-        return sum((weights[k] * e for k, (e, _) in losses.items()), torch.tensor(0.0)) / sum(counts.values())
+            return torch.stack([weights[key] * error / count for key, (error, count) in losses.items()]).mean()
+        errors = torch.stack([weights[key] * error for key, (error, _) in losses.items()])
+        return errors.sum() / torch.stack([count for _, count in losses.values()]).sum()
 
     def configure_optimizers(self) -> Any:
         """Optimizer over what is trainable, and its schedule by step."""
@@ -172,7 +270,7 @@ class UniDiffuser(pl.LightningModule):
 
     def predict(self, latents: Latents, times: Times) -> dict[str, Tensor]:
         """The network as a `Predictor`: clean estimates."""
-        prediction = self.backbone(latents, times)
+        prediction = self.network(latents, times)
         return {
             key: self.modalities[modality_of(key)].process.clean(latents[key], value, times[modality_of(key)])
             for key, value in prediction.items()
@@ -187,6 +285,7 @@ class UniDiffuser(pl.LightningModule):
         steps: int = 50,
         solver: str | Solver = "dpmpp_2m",
         guidance: float | Mapping[str, float] | Guidance = 0.0,
+        drop_ignored: bool = False,
         seed: int = 0,
         batch_size: int = 256,
         on_progress: Callable[[int, int], None] | None = None,
@@ -200,6 +299,7 @@ class UniDiffuser(pl.LightningModule):
             steps: solver steps over the whole path.
             solver: name or `Solver`.
             guidance: a scale s (0 is off), a scale per held modality, or a `Guidance`.
+            drop_ignored: whether what is ignored is left out of the network's input; see `unidiff_core.sample`.
             seed: sample i is a function of (seed, i) alone.
             batch_size: samples at a time; it changes speed and memory, not the samples.
             on_progress: called with (done, in all), in solver steps over all batches.
@@ -224,6 +324,7 @@ class UniDiffuser(pl.LightningModule):
                 steps=steps,
                 solver=solver,
                 guidance=guidance,
+                drop_ignored=drop_ignored,
                 seed=seed,
                 first_index=start,
                 on_step=_shifted(on_progress, i * steps, len(starts) * steps),
@@ -274,6 +375,11 @@ class UniDiffuser(pl.LightningModule):
         from unidiff_core.model_directory import load
 
         return load(folder, weights=weights, allow_hub=allow_hub)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision is too coarse for a loss; double stays double."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _over(mask: Tensor, x: Tensor) -> Tensor:

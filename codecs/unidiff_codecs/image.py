@@ -42,6 +42,8 @@ class ImageCodec(FrozenCodec):
         latent_channels: channels of the latent.
         clip_width: width of CLIP's image feature.
         patch: latent cells per token and side.
+        native_size: side that the network's positions are native to; `size` if not given. The reference trains at 256
+            pixels with the positions of 512, so that going to 512 changes no weight.
 
     Raises:
         ValueError: at first use, if a network is not what is declared here.
@@ -64,24 +66,32 @@ class ImageCodec(FrozenCodec):
         latent_channels: int = 4,
         clip_width: int = 512,
         patch: int = 2,
+        native_size: int | None = None,
     ) -> None:
         super().__init__()
-        if size % (downsampling * patch):
-            raise ValueError(f"size {size} is not a multiple of downsampling {downsampling} × patch {patch}")
+        for side in (size, native_size or size):
+            if side % (downsampling * patch):
+                raise ValueError(f"size {side} is not a multiple of downsampling {downsampling} × patch {patch}")
         self.autoencoder, self.clip = autoencoder, clip
         self.size, self.downsampling, self.latent_channels = size, downsampling, latent_channels
-        self.clip_width, self.patch = clip_width, patch
+        self.clip_width, self.patch, self.native_size = clip_width, patch, native_size
         self._autoencoder: Any = None
         self._feature: Any = None
 
     @property
     def streams(self) -> Mapping[str, Stream]:
-        """``ae``: a grid of latents; ``clip``: a vector."""
-        side = self.size // self.downsampling
+        """``ae``: a grid of latents, of the native size; ``clip``: a vector."""
+        side = (self.native_size or self.size) // self.downsampling
         return {
             "ae": Stream.grid(self.latent_channels, side, side, patch=self.patch),
             "clip": Stream.vector(self.clip_width),
         }
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of the latents of images of `size` pixels a side."""
+        side = self.size // self.downsampling
+        return {"ae": (self.latent_channels, side, side), "clip": (self.clip_width,)}
 
     @torch.no_grad()
     def encode(self, raws: Sequence[Image.Image]) -> dict[str, Tensor]:
@@ -101,7 +111,7 @@ class ImageCodec(FrozenCodec):
         """Latents → images; reads ``ae`` only."""
         network = self._load_autoencoder()
         images: list[Image.Image] = []
-        for latent in latents["ae"].split(self._chunk):
+        for latent in latents["ae"].split(self._chunk) if len(latents["ae"]) else ():
             z = self.place(latent) / network.config.scaling_factor + (network.config.shift_factor or 0.0)
             images += to_images(network.decode(z).sample)
         return images
@@ -149,7 +159,7 @@ class ImageCodec(FrozenCodec):
         return max(1, PIXELS_AT_ONCE // self.size**2)
 
     def _nothing(self) -> dict[str, Tensor]:
-        channels, *grid = self.streams["ae"].shape
+        channels, *grid = self.shapes["ae"]
         return {"ae": torch.empty(0, 2 * channels, *grid), "clip": torch.empty(0, self.clip_width)}
 
     def _encode_some(self, images: list[Image.Image]) -> dict[str, Tensor]:

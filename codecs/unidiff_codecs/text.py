@@ -83,7 +83,7 @@ class TextCodec(FrozenCodec):
         """``states`` → texts."""
         decoder = self._load_decoder()
         texts: list[str] = []
-        for states in latents["states"].split(TEXTS_AT_ONCE):
+        for states in latents["states"].split(TEXTS_AT_ONCE) if len(latents["states"]) else ():
             texts += decoder.generate(self.place(states), beams=self.beams, max_new_tokens=self.max_new_tokens)
         return texts
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from unidiff_core import Codec, hookimpl
-from unidiff_core.plugin import Registry, UnknownNameError, load_plugins
+from unidiff_core import Codec, Stream, hookimpl
+from unidiff_core.codec import check_latent
+from unidiff_core.plugin import PluginError, Registry, UnknownNameError, load_plugins
 
 
 class Point:
@@ -15,7 +20,7 @@ class Point:
         self.name, self.plugin, self.dist = name, plugin, SimpleNamespace(name=distribution)
 
     def load(self):
-        if isinstance(self.plugin, Exception):
+        if isinstance(self.plugin, BaseException):
             raise self.plugin
         return self.plugin
 
@@ -38,6 +43,8 @@ UNDECORATED = SimpleNamespace(unidiff_register=lambda registry: registry.add(Pla
 WRONG_ARGUMENTS = plugin(lambda registery: None)
 SILENT = plugin(lambda registry: None)
 DUPLICATE = plugin(lambda registry: registry.add(type("Gaussian", (), {})))
+NEWER = SimpleNamespace(requires_api=2, unidiff_register=GOOD.unidiff_register)
+OLDER = SimpleNamespace(requires_api=0, unidiff_register=GOOD.unidiff_register)
 
 
 def half(registry):
@@ -49,14 +56,28 @@ def half(registry):
     ("bad", "says"),
     [
         (ImportError("no module named x"), "no module named x"),
-        (MISSPELT, "unidiff_registre"),
+        (SystemExit("no licence key"), "SystemExit: no licence key"),
+        (MISSPELT, "it implements unidiff_registre, which is no hook; the hook is called `unidiff_register`"),
         (UNDECORATED, "is `unidiff_register` decorated with @hookimpl"),
-        (WRONG_ARGUMENTS, "registery"),
+        (WRONG_ARGUMENTS, "its hook takes (registery); write `def unidiff_register(registry)`"),
         (SILENT, "registered nothing"),
         (DUPLICATE, "Gaussian of bad-dist is already registered by unidiff-core"),
-        (plugin(half), "after one class"),
+        (plugin(half), "RuntimeError: after one class"),
+        (NEWER, "it requires plugin API 2, and unidiff-core has 1; upgrade unidiff-core"),
+        (OLDER, "it requires plugin API 0, and unidiff-core has 1; upgrade bad-dist"),
     ],
-    ids=["import", "misspelt", "undecorated", "arguments", "silent", "duplicate", "exception"],
+    ids=[
+        "import",
+        "exit",
+        "misspelt",
+        "undecorated",
+        "arguments",
+        "silent",
+        "duplicate",
+        "exception",
+        "newer",
+        "older",
+    ],
 )
 def test_a_bad_plugin_is_named_and_the_others_load(bad, says):
     registry = load_plugins(lambda: [Point("a-bad", bad, "bad-dist"), Point("good", GOOD, "good-dist")])
@@ -64,6 +85,11 @@ def test_a_bad_plugin_is_named_and_the_others_load(bad, says):
     assert len(registry.failures) == 1
     assert "bad-dist" in registry.failures[0] and says in registry.failures[0]
     assert "Other" not in registry.registrations
+
+
+def test_an_interruption_is_no_failure():
+    with pytest.raises(KeyboardInterrupt):
+        load_plugins(lambda: [Point("slow", KeyboardInterrupt(), "slow-dist")])
 
 
 def test_a_name_taken_twice_names_both_distributions():
@@ -95,3 +121,116 @@ def test_shipped_plugins_register_through_the_entry_points():
     assert not registry.failures
     assert {"ImageCodec", "TextCodec"} <= set(registry.of_kind(Codec))
     assert registry.registrations["DigitsSource"].distribution == "unidiff-digits"
+
+
+MODULE = """
+from unidiff_core import Codec, Stream, hookimpl
+
+class {name}(Codec):
+    streams = {{"values": Stream.vector(2)}}
+    def __init__(self, size: int = 2):
+        super().__init__()
+        self.size = size
+        {constructor}
+    def encode(self, raws):
+        return {{"values": None}}
+    def decode(self, latents):
+        return []
+    def from_bytes(self, data):
+        return data
+    def to_bytes(self, raw):
+        return raw
+
+@hookimpl
+def unidiff_register(registry):
+    registry.add({name})
+"""
+MODULES = {
+    "absent": "import no_such_module",
+    "exits": "raise SystemExit('no [licence] key')",
+    "misspelt": "import unidiff_core\n@unidiff_core.hookimpl\ndef unidiff_registre(registry): pass",
+    "undecorated": "def unidiff_register(registry): pass",
+    "arguments": "import unidiff_core\n@unidiff_core.hookimpl\ndef unidiff_register(reg): pass",
+    "older": "requires_api = 0\n" + MODULE.format(name="OldCodec", constructor=""),
+    "zwin": MODULE.format(name="SoundCodec", constructor=""),
+    "raises": MODULE.format(name="RaisingCodec", constructor="raise RuntimeError('no [GPU] here')"),
+    "sound": MODULE.format(name="SoundCodec", constructor=""),
+}
+
+
+@pytest.fixture
+def installed(install):
+    """Every module above as a distribution of its own; the environment of a process that finds them."""
+    for name, text in MODULES.items():
+        folder = install(f"{name}-dist", {name: f"{name}_module"}, {f"{name}_module.py": text})
+    return os.environ | {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "200"}
+
+
+def unidiffuser(*arguments, env, cwd=None):
+    command = [sys.executable, "-m", "unidiff_core.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, cwd=cwd, check=False)
+
+
+def test_the_program_lists_what_works_and_names_what_does_not(installed):
+    done = unidiffuser("codecs", env=installed | {"UNIDIFF_DISABLED_PLUGINS": "absent"})
+    assert done.returncode == 0, done.stderr
+    table, _, failures = done.stdout.partition("└")
+    assert "ImageCodec" in table and "SoundCodec" in table and "sound-dist" in table
+    for words in (
+        "Plugin 'exits' of exits-dist did not load: SystemExit: no [licence] key.",
+        "Plugin 'misspelt' of misspelt-dist did not load: it implements unidiff_registre",
+        "Plugin 'undecorated' of undecorated-dist did not load: it registered nothing",
+        "Plugin 'arguments' of arguments-dist did not load: its hook takes (reg);",
+        "Plugin 'older' of older-dist did not load: it requires plugin API 0",
+        "Plugin 'zwin' of zwin-dist did not load: SoundCodec of zwin-dist is already registered by sound-dist",
+        "RaisingCodec of raises-dist cannot be made from its defaults: RuntimeError: no [GPU] here",
+    ):
+        assert words in failures, failures
+    assert "absent" not in done.stdout
+
+
+def test_a_constructor_that_raises_in_a_recipe_names_its_distribution(installed, tmp_path):
+    recipe = tmp_path / "encode.yaml"
+    recipe.write_text("codecs: {x: {class_path: RaisingCodec}}\nfolders: {a: b}\n")
+    done = unidiffuser("encode", "-c", str(recipe), env=installed, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "unidiffuser: RuntimeError: no [GPU] here. It came from the plugin raises-dist;" in " ".join(
+        done.stderr.split()
+    )
+
+
+class LyingCodec(Codec):
+    streams = {"grid": Stream.grid(2, 4, 4, patch=2), "steps": Stream.sequence(5, 3)}  # noqa: RUF012
+
+    def encode(self, raws):
+        return {}
+
+    decode = from_bytes = to_bytes = encode
+
+
+def test_a_constructor_that_raises_is_a_plugin_error():
+    registry = Registry("bad-dist")
+    registry.add(LyingCodec)
+    assert isinstance(registry.make("LyingCodec"), LyingCodec)
+    with pytest.raises(PluginError, match=r"LyingCodec of bad-dist cannot be made from size: TypeError: .*'size'"):
+        registry.make("LyingCodec", size=3)
+
+
+@pytest.mark.parametrize(
+    ("latent", "says"),
+    [
+        ({"grid": (2, 4, 4)}, "gives no stream 'steps'; it declares grid, steps"),
+        ({"grid": (2, 4, 4), "steps": (5, 3), "more": (1,)}, "does not declare the stream 'more'"),
+        ({"grid": (2, 4, 4), "steps": (3,)}, r"'steps' as sequence \(5, 3\) and gives \(3,\)"),
+        ({"grid": (3, 4, 4), "steps": (5, 3)}, r"'grid' as grid \(2, 4, 4\) and gives \(3, 4, 4\)"),
+        ({"grid": (2, 4, 5), "steps": (5, 3)}, r"gives \(2, 4, 5\)"),
+        ({"grid": (2, 4, 4), "steps": (5, 4)}, r"gives \(5, 4\)"),
+    ],
+)
+def test_a_codec_that_lies_about_its_shapes_is_named_with_its_distribution(latent, says):
+    with pytest.raises(ValueError, match="LyingCodec of module .*test_plugin.* " + says):
+        check_latent(LyingCodec(), {name: torch.zeros(1, *shape) for name, shape in latent.items()})
+
+
+def test_other_grids_and_lengths_are_no_lie():
+    check_latent(LyingCodec(), {"grid": torch.zeros(1, 2, 6, 2), "steps": torch.zeros(1, 9, 3)})

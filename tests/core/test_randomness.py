@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from unidiff_core import randomness
@@ -58,7 +59,22 @@ def test_normal_is_standard_normal():
     assert correlation.abs().max() < 5 / 2000**0.5
 
 
-def test_permutation_is_one():
-    order = randomness.permutation(0, "order", 5, 1000)
-    assert torch.equal(order.sort().values, torch.arange(1000))
-    assert not torch.equal(order, randomness.permutation(0, "order", 6, 1000))
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 65537])
+def test_a_permutation_takes_every_place_once(size):
+    places = torch.arange(size)
+    order = randomness.permutation(0, "order", 5, size, places)
+    assert torch.equal(order.sort().values, places)
+    assert torch.equal(order[size // 2 :], randomness.permutation(0, "order", 5, size, places[size // 2 :]))
+    if size > 100:
+        assert not torch.equal(order, randomness.permutation(0, "order", 6, size, places))
+        # Like a random one: few fixed points, and neighbours far apart.
+        assert (order == places).sum() < 10
+        assert abs(order.diff().abs().double().mean() / size - 1 / 3) < 0.03
+
+
+def test_a_permutation_of_billions_needs_no_table():
+    size = 3_000_000_017
+    places = torch.arange(size - 5000, size)
+    order = randomness.permutation(0, "order", 0, size, places)
+    assert len(order.unique()) == 5000 and order.min() >= 0 and order.max() < size
+    assert abs(order.double().mean() / size - 0.5) < 0.03

@@ -11,7 +11,8 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
-from unidiff_core import Codec, Modality, Stream, UniDiffuser, model_directory, plugin, randomness
+from tests.core.conftest import NumberCodec, StepCodec
+from unidiff_core import Modality, UniDiffuser, model_directory, randomness
 from unidiff_core.batch import Batch
 from unidiff_core.data import GlobalOrder, Place
 from unidiff_core.ema import EMA
@@ -22,58 +23,7 @@ from unidiff_core.spec import SpecError
 from unidiff_core.uvit import UViT
 from unidiff_core.warmup import Warmup
 
-
-class NumberCodec(Codec):
-    """Numbers as vectors: exact, with no network."""
-
-    extension = "num"
-
-    def __init__(self, width: int = 3) -> None:
-        super().__init__()
-        self.width = width
-
-    @property
-    def streams(self):
-        return {"v": Stream.vector(self.width)}
-
-    def encode(self, raws):
-        return {"v": torch.tensor(raws, dtype=torch.float32)[:, None].repeat(1, self.width)}
-
-    def decode(self, latents):
-        return [round(x, 5) for x in latents["v"].mean(1).tolist()]
-
-    def from_bytes(self, data):
-        return float(data)
-
-    def to_bytes(self, raw):
-        return str(raw).encode()
-
-
-class StepCodec(NumberCodec):
-    """The same as a sequence."""
-
-    @property
-    def streams(self):
-        return {"s": Stream.sequence(2, self.width)}
-
-    def encode(self, raws):
-        return {"s": super().encode(raws)["v"][:, None].repeat(1, 2, 1)}
-
-    def decode(self, latents):
-        return super().decode({"v": latents["s"].flatten(1)})
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    load = plugin.load_plugins
-
-    def with_ours(*args):
-        registry = load(*args)
-        registry.add(NumberCodec)
-        registry.add(StepCodec)
-        return registry
-
-    monkeypatch.setattr(model_directory, "load_plugins", with_ours)
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 def make(balance="elements", weight=1.0, seed=0):
@@ -167,6 +117,53 @@ def test_missing_samples_carry_no_loss_and_stand_at_the_end(tmp_path):
     assert (model.times(batch)["b"][~present] == T).all() and (model.times(batch)["b"][present] >= 1).all()
     batch.stored["b.s"][~present] = 1e6  # whatever stands in for missing data is not seen
     assert torch.equal(loss, model.training_step(batch))
+
+
+@pytest.mark.parametrize("balance", ["elements", "streams"])
+def test_loss_is_normalised_over_what_is_present_in_the_global_batch(tmp_path, balance):
+    """Unevenly split over micro-batches, their mean is the loss by hand over the whole batch."""
+    model, whole = make(balance), next(iter(loader()))
+    parts, model.trainer = {}, trainer(tmp_path, 1)
+    model.log = lambda *_, **__: None
+    model.log_dict = lambda row, **_: parts.update(row)
+    present = torch.tensor([True] + [False] * 7 + [True] * 4 + [False] * 4)  # 1 of the first eight, 4 of the others
+    whole.present = {"b": present}
+
+    def rows(part):
+        stored = {key: value[part] for key, value in whole.stored.items()}
+        return Batch(whole.index[part], 0, stored, {}, {"b": present[part]}, size=16, num_present={"b": 5})
+
+    loss = model.training_step(whole)
+    errors_a, errors_b = parts["train/a.v"] * 16 * 3, parts["train/b.s"] * 5 * 8
+    by_hand = {
+        "elements": (errors_a + errors_b) / (16 * 3 + 5 * 8),
+        "streams": (errors_a / (16 * 3) + errors_b / (5 * 8)) / 2,
+    }[balance]
+    halves = [model.training_step(rows(part)) for part in (slice(0, 8), slice(8, 16))]
+    assert torch.allclose(loss, by_hand) and torch.allclose(sum(halves) / 2, by_hand, rtol=1e-6)
+    assert not torch.allclose(halves[0], halves[1], rtol=1e-2)
+
+
+def test_dropping_gives_each_sample_the_loss_it_has_without_the_modality(tmp_path):
+    """What is missing is left out for that sample alone: the same as a batch of samples like it."""
+    model, whole = make(), next(iter(loader()))
+    model.drop_ignored, model.trainer = True, trainer(tmp_path, 1)
+    model.log = model.log_dict = lambda *_, **__: None
+    seen = []
+    run = model.backbone.forward
+    model.backbone.forward = lambda latents, times: seen.append((set(latents), len(times["a"]))) or run(latents, times)
+    whole.present = {"b": torch.arange(16) < 6}
+    loss = model.training_step(whole)
+    assert sorted(seen, key=str) == sorted([({"a.v"}, 10), ({"a.v", "b.s"}, 6)], key=str)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+    batches = []
+    for part, names in ((slice(0, 6), "ab"), (slice(6, 16), "a")):
+        stored = {key: value[part] for key, value in whole.stored.items()}
+        present = {name: torch.full((len(whole.index[part]),), name in names) for name in "b"}
+        batches.append(Batch(whole.index[part], 0, stored, {}, present, size=16, num_present={"b": 6}))
+    shares = [len(batch.index) / 16 for batch in batches]
+    assert torch.allclose(loss, sum(share * model.training_step(b) for share, b in zip(shares, batches, strict=True)))
 
 
 def test_adding_a_modality_changes_no_draw_of_another():

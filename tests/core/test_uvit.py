@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from unidiff_codecs.released.network import import_state
+from unidiff_codecs.released.sizes import diffusers_sizes
 
 from unidiff_core.stream import Stream
 from unidiff_core.uvit import UViT, cut, join, ports_of, timestep_embedding
@@ -53,56 +57,12 @@ def theirs_and_ours(data_types):
     ).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2 if parameter.ndim < 2 else 0.1)
-    streams = {
-        "image.ae": Stream.grid(4, 8, 8, patch=2),
-        "image.clip": Stream.vector(24),
-        "text.states": Stream.sequence(7, 32),
-    }
-    ours = UViT(ports_of(streams), WIDTH, DEPTH, HEADS, data_types=data_types).eval()
-    ours.load_state_dict(converted(theirs.state_dict(), data_types))
+    path = Path("unet/config.json")
+    sizes = diffusers_sizes(dict(theirs.config) | {"_class_name": "UniDiffuserModel"}, path)
+    ours = UViT(sizes.ports, WIDTH, DEPTH, HEADS, data_types=data_types).eval()
+    theirs.transformer.pos_embed.proj.load_state_dict(theirs.vae_img_in.proj.state_dict())
+    ours.load_state_dict(import_state(theirs.state_dict(), sizes, "diffusers", path))
     return theirs, ours
-
-
-def converted(state, data_types):
-    """The documented mapping between the two layouts, read backwards."""
-    new = {}
-
-    def copy(ours, theirs, flatten=False):
-        for end in ("weight", "bias"):
-            if f"{theirs}.{end}" in state:
-                value = state[f"{theirs}.{end}"]
-                new[f"{ours}.{end}"] = value.flatten(1) if flatten and end == "weight" else value
-
-    copy("streams.image:ae.embed", "vae_img_in.proj", flatten=True)
-    copy("streams.image:clip.embed", "clip_img_in")
-    copy("streams.text:states.embed", "text_in")
-    copy("streams.image:ae.head", "vae_img_out")
-    copy("streams.image:clip.head", "clip_img_out")
-    copy("streams.text:states.head", "text_out")
-    copy("norm", "transformer.norm_out")
-    # Order of the released position parameter: t_img, t_text, text, clip, patches.
-    rows = state["pos_embed"][0].split([1, 1, 7, 1, 16])
-    names = ["time_position.image:time", "time_position.text:time"]
-    names += [f"streams.{key}.position" for key in ("text:states", "image:clip", "image:ae")]
-    new |= dict(zip(names, rows, strict=True))
-    if data_types:
-        new["data_type.weight"] = state["data_type_token_embedding.weight"]
-        new["data_type_position"] = state["data_type_pos_embed_token"][0]
-    half = DEPTH // 2
-    blocks = [(f"in_blocks.{i}", f"transformer.transformer_in_blocks.{i}", "") for i in range(half)]
-    blocks += [("mid_blocks.0", "transformer.transformer_mid_block", "")]
-    blocks += [(f"out_blocks.{i}", f"transformer.transformer_out_blocks.{i}", ".block") for i in range(half)]
-    for own, other, inner in blocks:
-        qkv = [state[f"{other}{inner}.attn1.to_{letter}.weight"] for letter in "qkv"]
-        new[f"{own}.qkv.weight"] = torch.cat(qkv)
-        for a, b in [("proj", "attn1.to_out.0"), ("norm2", "norm1"), ("norm3", "norm3")]:
-            copy(f"{own}.{a}", f"{other}{inner}.{b}")
-        copy(f"{own}.fc1", f"{other}{inner}.ff.net.0.proj")
-        copy(f"{own}.fc2", f"{other}{inner}.ff.net.2")
-        if inner:
-            copy(f"{own}.skip_linear", f"{other}.skip.skip_linear")
-            copy(f"{own}.norm1", f"{other}.skip.norm")
-    return new
 
 
 @pytest.mark.parametrize("data_types", [0, 2])

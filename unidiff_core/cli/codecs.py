@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from unidiff_core.cli.option import PlainParser
+
+if TYPE_CHECKING:
+    from unidiff_core.plugin import Registry
 
 
 def run(argv: Sequence[str]) -> None:
@@ -21,21 +25,29 @@ def run(argv: Sequence[str]) -> None:
     )
     parser.parse_args(argv)
     from unidiff_core.codec import Codec
-    from unidiff_core.plugin import load_plugins
+    from unidiff_core.plugin import PluginError, load_plugins
 
     registry = load_plugins()
     table = Table("codec", "distribution", "streams", "licence", "sources")
+    failures = list(registry.failures)
     for name, row in sorted(registry.of_kind(Codec).items()):
         cls: Any = row.cls
-        table.add_row(name, row.distribution, _streams(cls), cls.licence, "\n".join(cls.sources))
+        try:
+            streams = _streams(name, registry)
+        except Exception as error:  # whatever a stranger's constructor or `streams` raises
+            streams = "see below"
+            failures.append(
+                str(error) if isinstance(error, PluginError) else f"{name} of {row.distribution}: {error!r}"
+            )
+        table.add_row(name, row.distribution, streams, str(cls.licence), "\n".join(map(str, cls.sources)))
     console = Console()
     console.print(table)
-    for failure in registry.failures:
-        console.print(f"[red]{failure}[/red]", highlight=False)
+    for failure in failures:
+        console.print(failure, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
-def _streams(cls: type) -> str:
-    try:
-        return "\n".join(f"{name} {stream}" for name, stream in cls().streams.items())
-    except TypeError:
+def _streams(name: str, registry: Registry) -> str:
+    parameters = inspect.signature(registry.find(name)).parameters.values()
+    if any(row.default is row.empty and row.kind not in (row.VAR_POSITIONAL, row.VAR_KEYWORD) for row in parameters):
         return "depends on its arguments"
+    return "\n".join(f"{stream} {row}" for stream, row in registry.make(name).streams.items())

@@ -2,108 +2,164 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
-from safetensors.torch import save
-from torch import Tensor
 
+from unidiff_core.cleaner import Cleaner
 from unidiff_core.cli.option import named
 from unidiff_core.codec import Codec
-from unidiff_core.data import STORED
+from unidiff_core.encoding import RawReader, SampleEncoder
+from unidiff_core.filter import Filter
+from unidiff_core.job import EncodingJob
 from unidiff_core.plugin import load_plugins
-from unidiff_core.shard import MANIFEST, find_shards, read_shard, write_manifest, write_shard
+from unidiff_core.store import list_shards
 
 DESCRIPTION = """Encode raw shards to stored latents, once, so that training loads no frozen network.
 
 Each shard becomes one of the same name, written beside its target and renamed: an interrupted run goes on with the
-first shard that is not there.
+first shard that is not there. Several tasks may share the work; the last to finish writes the manifest.
 
   unidiffuser encode -c recipes/digits/encode.yaml --batch_size=64
+  unidiffuser encode -c encode.yaml --task=3 --tasks=16     or as a SLURM array: sbatch --array=0-15 ...
 """
+CHANGING = ("codecs", "members", "dtype", "keep", "clean", "missing")
+"""The options on which the result depends."""
 
 
 def run(argv: Sequence[str]) -> None:
     """Parse the options and encode each folder."""
+    parser = _parser()
+    config = parser.parse_args(list(argv))
+    options = parser.instantiate_classes(config)
+    if not 0 <= options.max_lost < 1:
+        raise ValueError(f"--max_lost={options.max_lost} is no share of samples; give a number from 0 to below 1")
+    if not 0 <= options.task < options.tasks:
+        raise ValueError(f"there is no task {options.task} of {options.tasks}; --task counts from 0 to --tasks - 1")
+    if options.overwrite and options.tasks > 1:
+        raise ValueError("--overwrite is for one task, since another's shards would go; remove the folder first")
+    encoder = _encoder(options)
+    for job in _jobs(options, encoder, _digest(config)):
+        _encode(job, options)
+
+
+def _parser() -> ArgumentParser:
     load_plugins()
+    task, tasks = find_task(os.environ)
     parser = ArgumentParser(**named("encode", DESCRIPTION))
-    parser.add_argument("-c", "--config", action="config", help="YAML with these options")
-    parser.add_argument("--codecs", type=dict[str, Codec], required=True, help="modality -> codec")
-    parser.add_argument("--folders", type=dict[str, str], required=True, help="folder of raw shards -> where to")
-    parser.add_argument(
-        "--members", type=dict[str, str], default={}, help="modality -> member ending, if not the codec's"
+    add = parser.add_argument
+    add("-c", "--config", action="config", help="YAML with these options")
+    add("--codecs", type=dict[str, Codec], required=True, help="modality -> codec")
+    add(
+        "--folders",
+        type=dict[str, str],
+        required=True,
+        help="shards -> folder for what is stored. Shards are a folder, a pattern (d/{00000..00099}.tar, d/*.tar) or a "
+        "URL that fsspec reads (s3://, https://). Several of them may go to one folder",
     )
-    parser.add_argument("--batch_size", type=int, default=256, help="samples encoded at a time")
-    parser.add_argument(
-        "--dtype", type=str, default="float32", choices=["float32", "float16"], help="of what is stored"
+    add("--members", type=dict[str, str], default={}, help="modality -> member ending, if not the codec's")
+    add("--keep", type=list[Filter], default=[], help="what a sample must pass: [{field: width, at_least: 512}, ...]")
+    add("--clean", type=dict[str, Cleaner], default={}, help="modality -> what cleans its raw samples")
+    add(
+        "--missing",
+        type=Literal["error", "keep"],
+        default="error",
+        help="may a sample lack a modality? One that cleaning leaves nothing of is dropped, or kept without it",
     )
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--overwrite", action="store_true", help="encode again what is encoded already")
-    options = parser.instantiate_classes(parser.parse_args(list(argv)))
-    codecs = {name: codec.to(options.device) for name, codec in options.codecs.items()}
-    members = {name: options.members.get(name, codec.extension) for name, codec in codecs.items()}
-    encoder = ShardEncoder(codecs, members, options.batch_size, getattr(torch, options.dtype))
-    for source, target in options.folders.items():
-        encode_folder(encoder, Path(source), Path(target), overwrite=options.overwrite)
+    add(
+        "--max_lost",
+        type=float,
+        default=0.0,
+        help="share of a task's samples that may be unreadable, counted after each shard; 0 stops at the first",
+    )
+    add("--batch_size", type=int, default=256, help="samples encoded at a time")
+    add("--dtype", type=str, default="float32", choices=["float32", "float16"], help="of what is stored")
+    add("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, ...")
+    where = "of SLURM_ARRAY_TASK_ID and _COUNT, or RANK and WORLD_SIZE, if they are set"
+    add("--task", type=int, default=task, help=f"which task this is, from 0; the default is that {where}")
+    add("--tasks", type=int, default=tasks, help="how many tasks share the shards, each taking every N-th; as --task")
+    add("--finish", action="store_true", help="encode nothing; write the manifest of what all tasks have done")
+    add("--verify", type=bool, default=True, help="compare shards with the SHA-256 in their manifest, if there is one")
+    add("--allow_pipe", action="store_true", help="let pipe: shards run their shell command")
+    add("--overwrite", action="store_true", help="encode again what is encoded already")
+    return parser
 
 
-def encode_folder(encoder: ShardEncoder, source: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Encode every shard of a folder that is not encoded yet, and write the manifest last."""
-    if overwrite:
-        (target / MANIFEST).unlink(missing_ok=True)
-    if (target / MANIFEST).is_file():
-        print(f"{target} is complete; --overwrite encodes it again")
-        return
-    shards = find_shards(source)
-    with Progress() as progress:
-        task = progress.add_task(f"encode {source}", total=len(shards))
-        for shard in shards:
-            if overwrite or not (target / shard.name).is_file():
-                write_shard(target / shard.name, encoder.samples(shard))
-            progress.advance(task)
-    write_manifest(target, [target / shard.name for shard in shards])
+def find_task(environment: Mapping[str, str]) -> tuple[int, int]:
+    """(task, tasks) by the environment of a SLURM array or of torchrun; (0, 1) if it has none.
 
-
-class ShardEncoder:
-    """Encodes the samples of a shard.
-
-    Args:
-        codecs: modality → codec.
-        members: modality → ending of the member that holds it.
-        batch_size: samples at a time.
-        dtype: of stored floating-point tensors.
+    An array may start at another number than 0 and have a step.
     """
+    if {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= environment.keys():
+        first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
+        step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
+        return (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step, int(environment["SLURM_ARRAY_TASK_COUNT"])
+    if {"RANK", "WORLD_SIZE"} <= environment.keys():
+        return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    return 0, 1
 
-    def __init__(
-        self, codecs: Mapping[str, Codec], members: Mapping[str, str], batch_size: int, dtype: torch.dtype
-    ) -> None:
-        self.codecs, self.members, self.batch_size, self.dtype = codecs, members, batch_size, dtype
 
-    def samples(self, shard: Path) -> Iterator[dict[str, Any]]:
-        """Encoded samples: what is not a modality's raw member (labels, say) is kept, the raw ones are not."""
-        samples = read_shard(shard)
-        while batch := list(islice(samples, self.batch_size)):
-            tensors: list[dict[str, Tensor]] = [{} for _ in batch]
-            for name, codec in self.codecs.items():
-                for key, encoded in codec.encode([self._raw(name, row, shard) for row in batch]).items():
-                    stored = (encoded.to(self.dtype) if encoded.is_floating_point() else encoded).cpu()
-                    for own, value in zip(tensors, stored, strict=True):
-                        own[f"{name}.{key}"] = value.contiguous()
-            for row, own in zip(batch, tensors, strict=True):
-                kept = {key: value for key, value in row.items() if key not in self.members.values()}
-                yield kept | {STORED: save(own)}
+def _encoder(options: Namespace) -> SampleEncoder:
+    codecs = {name: codec.to(options.device) for name, codec in options.codecs.items()}
+    reader = RawReader(codecs, options.members, options.clean)
+    dtype = getattr(torch, options.dtype)
+    return SampleEncoder(
+        reader, options.batch_size, dtype, keep=options.keep, missing=options.missing, max_lost=options.max_lost
+    )
 
-    def _raw(self, name: str, row: Mapping[str, Any], shard: Path) -> object:
-        member = self.members[name]
-        if member not in row:
-            known = ", ".join(sorted(key for key in row if key != "__key__"))
-            raise ValueError(f"sample {row['__key__']} of {shard} has no member .{member} for {name!r}; it has {known}")
-        try:
-            return self.codecs[name].from_bytes(row[member])
-        except ValueError as error:
-            raise ValueError(f"sample {row['__key__']} of {shard}, member .{member}: {error}") from error
+
+def _jobs(options: Namespace, encoder: SampleEncoder, settings: str) -> list[EncodingJob]:
+    sources: dict[str, list[str]] = {}
+    for source, target in options.folders.items():
+        sources.setdefault(target, []).append(source)
+    return [
+        EncodingJob(
+            encoder,
+            list_shards(places, allow_pipe=options.allow_pipe),
+            Path(target),
+            settings=settings,
+            verify=options.verify,
+            allow_pipe=options.allow_pipe,
+        )
+        for target, places in sources.items()
+    ]
+
+
+def _encode(job: EncodingJob, options: Namespace) -> None:
+    if options.overwrite:
+        job.start_over()
+    elif job.is_complete():
+        print(f"{job.target} is complete; --overwrite encodes it again")
+        return
+    if options.finish:
+        print(f"{job.target}: {job.finish()}")
+        return
+    own = len(job.names[options.task :: options.tasks])
+    with Progress() as progress:
+        bar = progress.add_task(f"encode {job.target}", total=own)
+        tally = job.run(options.task, options.tasks, on_shard=lambda: progress.advance(bar))
+    what = f" (task {options.task} of {options.tasks}, {own} of {len(job.names)} shards)" if options.tasks > 1 else ""
+    print(f"{job.target}{what}: {tally}")
+    if unfinished := job.unfinished():
+        print(f"{len(unfinished)} shards are left to other tasks; the last to finish writes the manifest")
+
+
+def _digest(config: Namespace) -> str:
+    settings = {name: _plain(config[name]) for name in CHANGING}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Parsed options as plain data."""
+    if isinstance(value, Namespace):
+        return _plain(value.as_dict())
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

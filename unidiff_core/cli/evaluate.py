@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unidiff_core.judge import Judge
 
 DESCRIPTION = """Draw samples of several queries, judge them against the test data, and write into the model's directory
-evaluation.json (every number with its 95 % interval) and report.html (pictures first, then the table).
+(or --out) evaluation.json (every number with its 95 % interval) and report.html (pictures first, then the table).
 
 examples:
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml
@@ -39,20 +39,22 @@ def run(argv: Sequence[str]) -> None:
         settings = replace(settings, queries={k: replace(q, num=config.num) for k, q in settings.queries.items()})
     settings.check()
     directory = Path(config.directory)
-    model = _load(directory)
-    write(directory, model, _evaluate(model, config.judge, settings))
+    model = _load(directory, allow_hub=config.allow_hub)
+    out = Path(config.out or directory)
+    out.mkdir(parents=True, exist_ok=True)
+    write(out, model, _evaluate(model, config.judge, settings))
 
 
-def write(directory: Path, model: Sampler, evaluation: Evaluation) -> None:
-    """Write both files and print the table."""
+def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
+    """Write both files into `out` and print the table."""
     from unidiff_core.report import write_report
 
     codecs = {name: modality.codec for name, modality in model.modalities.items()}
-    pictures = sorted(directory.glob("**/reconstructions.png"))
-    evaluation.write(directory / RESULT)
-    write_report(directory / REPORT, evaluation, codecs, title=directory.resolve().name, pictures=pictures)
+    pictures = sorted(out.glob("**/reconstructions.png"))
+    evaluation.write(out / RESULT)
+    write_report(out / REPORT, evaluation, codecs, title=out.resolve().name, pictures=pictures)
     _print_table(evaluation)
-    print(f"{directory / RESULT}\n{directory / REPORT}")
+    print(f"{out / RESULT}\n{out / REPORT}")
 
 
 def _parser() -> ArgumentParser:
@@ -66,20 +68,22 @@ def _parser() -> ArgumentParser:
     load_plugins()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(**named("evaluate", DESCRIPTION, takes_directory=True))
-    parser.add_argument("directory", type=str, help="Model directory; the results are written into it.")
+    parser.add_argument("directory", type=str, help="Model directory.")
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
     parser.add_argument("--judge", type=Judge, required=True, help="Who reads the labels off the samples.")
+    parser.add_argument("--out", type=str | None, default=None, help="Folder for the results, if not the model's.")
+    parser.add_argument("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
     parser.add_argument("--num", type=int | None, default=None, help="Samples of every query, in place of each own.")
     parser.add_class_arguments(Settings)
     return parser
 
 
-def _load(directory: Path) -> Sampler:
+def _load(directory: Path, *, allow_hub: bool) -> Sampler:
     from unidiff_core import UniDiffuser
 
     if not directory.is_dir():
         raise ValueError(f"no such model directory: {directory}. Train one with `unidiffuser fit`")
-    model: Sampler = UniDiffuser.from_pretrained(directory)
+    model: Sampler = UniDiffuser.from_pretrained(directory, allow_hub=allow_hub)
     return model
 
 

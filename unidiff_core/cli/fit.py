@@ -11,9 +11,14 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.strategies import StrategyRegistry
 
+import unidiff_core.data
+import unidiff_core.ema
+import unidiff_core.warmup  # noqa: F401
 from unidiff_core.cli.option import named
 from unidiff_core.plugin import load_plugins
+from unidiff_core.sharding import FSDP2
 from unidiff_core.system import UniDiffuser
 
 DESCRIPTION = """{what}
@@ -23,6 +28,7 @@ The configuration is a YAML file with the sections model, data and trainer; ever
   unidiffuser {command} -c recipes/digits/fit.yaml
   unidiffuser {command} -c recipes/digits/fit.yaml --trainer.max_steps=500 --model.modalities.image.weight=2
   unidiffuser {command} -c recipes/digits/fit.yaml --print_config     what it all comes to
+  torchrun --nproc_per_node=8 --no-python unidiffuser {command} -c CONFIG.yaml --trainer.devices=8
 """
 WHAT = {
     "fit": "Train a UniDiffuser, from its newest checkpoint if there is one (ckpt_path: last).",
@@ -43,6 +49,8 @@ class UniDiffuserCLI(LightningCLI):
             run=False,
             save_config_callback=None,  # the model directory records the configuration
             seed_everything_default=0,
+            # Our data modules split the global batch over processes themselves, whatever the strategy.
+            trainer_defaults={"use_distributed_sampler": False},
             parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command)),
             auto_configure_optimizers=False,
             args=args,
@@ -51,6 +59,11 @@ class UniDiffuserCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What Lightning's subcommands take besides."""
         parser.add_argument("--ckpt_path", type=str | None, help="checkpoint to go on from: a path, or 'last'")
+        parser.add_argument(
+            "--begin_from",
+            type=str | None,
+            help="an earlier stage's checkpoint: its weights, optimizer and step, while this run has no 'last' yet",
+        )
 
     @property
     def checkpoint(self) -> str | None:
@@ -63,11 +76,13 @@ class UniDiffuserCLI(LightningCLI):
         if path == "last":
             folders = [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
             found = [file for folder in folders if folder for file in Path(folder).glob("last*.ckpt")]
-            return str(max(found, key=lambda file: file.stat().st_mtime)) if found else None
+            if found:
+                return str(max(found, key=lambda file: file.stat().st_mtime))
+            path = self.config.get("begin_from")
         if path and "://" in path:
-            raise ValueError(f"--ckpt_path={path}: a checkpoint is not read from a URL; download it and give its path")
+            raise ValueError(f"{path}: a checkpoint is not read from a URL; download it and give its path")
         if path and not Path(path).exists():
-            raise ValueError(f"--ckpt_path={path}: no such file")
+            raise ValueError(f"the checkpoint {path}: no such file")
         return path
 
     def run(self) -> None:
@@ -79,7 +94,8 @@ class UniDiffuserCLI(LightningCLI):
         method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.command == "fit":
             self._save_last()
-            print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
+            if self.trainer.is_global_zero:
+                print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
 
     def _save_last(self) -> None:
         """Keep the end of the run, whatever the interval of its checkpoints: what is finished stays finished."""
@@ -111,16 +127,23 @@ def check_checkpoint(path: str, model: UniDiffuser) -> None:
         )
 
 
-def run(argv: Sequence[str]) -> None:
-    """Run the command that `argv` begins with."""
+def prepare() -> None:
+    """Load the plugins, make our strategy known, and quieten what Lightning advises other programs."""
     load_plugins()
-    # What Lightning says about workers, small logs and its own calling is advice for other programs.
+    if "fsdp2" not in StrategyRegistry:
+        StrategyRegistry.register("fsdp2", FSDP2, "FSDP2 over all processes; checkpoints that any strategy reads")
     for message in (
         ".*exists and is not empty.*",
         ".*does not have many workers.*",
         ".*args parameter is intended.*",
         ".*LeafSpec.*",
+        ".*across ranks is zero.*",
     ):
         warnings.filterwarnings("ignore", message)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the command that `argv` begins with."""
+    prepare()
     UniDiffuserCLI(argv[0], list(argv[1:])).run()

@@ -19,6 +19,9 @@ COMMANDS = {
     "test": ("fit", "the loss on the test shards"),
     "sample": ("sample", "sample any marginal, conditional or joint distribution by a timestep spec"),
     "evaluate": ("evaluate", "judge samples of many queries; writes evaluation.json and report.html"),
+    "convert": ("convert", "read weights in another layout, such as the released ones, into a model directory"),
+    "export": ("export", "write a model directory in another layout"),
+    "new-codec": ("new_codec", "write a small distribution with a codec of your own, to begin from"),
     "codecs": ("codecs", "list the registered codecs, from which distribution, with streams and licence"),
 }
 """Command → its module and what it does."""
@@ -64,13 +67,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if shows_traceback:
             raise
         fail(f"{readable(str(error))} `unidiffuser {argv[0]} --help` lists the options.")
-    except (ValueError, OSError) as error:
-        if shows_traceback:
-            raise
-        fail(str(error) or type(error).__name__)
     except KeyboardInterrupt:
         print("\nunidiffuser: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if shows_traceback or not (message := explanation(error)):
+            raise
+        fail(message)
+
+
+def explanation(error: Exception) -> str | None:
+    """What to tell the user of an error of theirs or of a plugin's; None if it is ours."""
+    from unidiff_core.plugin import culprit, reason
+
+    distribution = culprit(error)
+    if distribution is None and not isinstance(error, (ValueError, OSError)):
+        return None
+    message = str(error) or type(error).__name__ if isinstance(error, OSError) else reason(error)
+    if distribution is None or distribution in message:
+        return message
+    return f"{message.rstrip('.')}. It came from the plugin {distribution}; `--traceback` shows where."
 
 
 def readable(message: str) -> str:

@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--guidance", default="0", metavar="S", help="scale (0 is off), or a scale per given: '{text: 2}'"
     )
+    parser.add_argument(
+        "--drop-ignored",
+        action="store_true",
+        help="leave ignored modalities out of the network's input: cheaper, for models trained with drop_ignored",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same samples")
     parser.add_argument("--batch-size", type=int, default=256, help="samples at a time; changes speed only")
     parser.add_argument("--weights", choices=["ema", "model"], default="ema", help="averaged weights, or the last ones")
@@ -86,6 +91,7 @@ def run(argv: Sequence[str]) -> None:
             steps=options.steps,
             solver=options.solver,
             guidance=guidance,
+            drop_ignored=options.drop_ignored,
             seed=options.seed,
             batch_size=options.batch_size,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),

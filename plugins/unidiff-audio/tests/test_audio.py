@@ -29,6 +29,7 @@ from unidiff_core.plugin import load_plugins
 from unidiff_core.report import write_report
 from unidiff_core.shard import write_shards
 from unidiff_core.stream import Stream
+from unidiff_core.testing import check_codec
 from unidiff_core.uvit import UViT
 
 RATE = 8000
@@ -190,6 +191,15 @@ def test_encoding_and_decoding_repeat_and_each_sample_stands_alone(codec, folder
     torch.testing.assert_close(other.encode(sounds), whole, atol=1e-5, rtol=1e-5)
     alone = other.decode({"mel": whole["mel"][1:2]})[0]
     assert np.array_equal(alone.samples, codec.decode(whole)[1].samples)
+
+
+@pytest.mark.parametrize("kind", ["mel", "dac", "encodec"])
+def test_the_contract_is_kept(kind, codec, tmp_path):
+    if kind != "mel":
+        save_neural(kind, tmp_path)
+        codec = NeuralAudioCodec(str(tmp_path), RATE, 0.128, downsampling=32, channels=32)
+    sounds = [from_wav(to_wav(tone(f, amplitude=a))) for f, a in ((440, 0.5), (880, 0.5), (1500, 0.1))]
+    assert "batch independence" in check_codec(codec, sounds).clauses
 
 
 def test_the_network_is_frozen(codec):

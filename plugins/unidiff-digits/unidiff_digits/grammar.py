@@ -8,7 +8,7 @@ from itertools import product
 from typing import NamedTuple
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-COLOURS = ("red", "green", "blue", "yellow", "cyan", "magenta")
+COLOURS = ("red", "green", "blue", "yellow", "cyan", "magenta", "peach")
 GROUNDS = ("black", "white", "grey")
 
 PHRASINGS = (
@@ -46,7 +46,7 @@ def names_ground(phrasing: int) -> bool:
 
 @cache
 def _sentences() -> dict[str, Reading]:
-    """Every sentence of the language: there are only 840."""
+    """Every sentence of the language: there are only 980."""
     rows = product(range(len(PHRASINGS)), map(str, range(10)), COLOURS, GROUNDS)
     return {phrase(p, d, c, g): Reading(d, c, g if names_ground(p) else None) for p, d, c, g in rows}
 

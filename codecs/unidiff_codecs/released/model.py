@@ -1,0 +1,98 @@
+"""The model that both layouts hold: an image and a text modality under the released network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unidiff_codecs.image import ImageCodec
+from unidiff_codecs.released.sizes import Sizes
+from unidiff_codecs.text import TextCodec
+from unidiff_codecs.text_decoder import TextDecoder
+from unidiff_core import Modality, UniDiffuser
+from unidiff_core.process import Gaussian
+from unidiff_core.schedule import ScaledLinear
+
+LICENCE = "AGPL-3.0"
+IMAGE_CLIP = "hf-hub:timm/vit_base_patch32_clip_224.openai"
+TEXT_CLIP = "hf-hub:timm/vit_large_patch14_clip_224.openai"
+GPT2 = "hf-hub:openai-community/gpt2"
+
+
+@dataclass
+class Options:
+    """What the files do not say, as both converters take it."""
+
+    image_clip: str
+    text_clip: str
+    licence: str
+
+
+def assemble(
+    sizes: Sizes,
+    weights: Mapping[str, Tensor],
+    autoencoder: Any,
+    decoder: TextDecoder,
+    folder: Path,
+    options: Options,
+    source: str,
+) -> UniDiffuser:
+    """Write the codecs' networks into `folder` and put the model together, without copying the weights.
+
+    Raises:
+        ValueError: if the parts do not fit together.
+    """
+    parts = folder / "autoencoder", folder / "text_decoder"
+    autoencoder.save_pretrained(parts[0], safe_serialization=True)
+    parts[1].mkdir()
+    decoder.save_pretrained(parts[1])
+    process = Gaussian(ScaledLinear(), "noise"), Gaussian(ScaledLinear(), "noise")
+    modalities = {
+        "image": Modality(image_codec(sizes, autoencoder.config, str(parts[0]), options.image_clip), process[0]),
+        "text": Modality(text_codec(sizes, decoder, str(parts[1]), options.text_clip), process[1]),
+    }
+    model = UniDiffuser(modalities, sizes.network)
+    model.backbone.load_state_dict(dict(weights), assign=True)
+    model.licence, model.sources = options.licence, (source,)
+    return model.eval()
+
+
+def image_codec(sizes: Sizes, config: Any, autoencoder: str, clip: str) -> ImageCodec:
+    """The image codec of a network and an autoencoder.
+
+    Raises:
+        ValueError: if their latents differ.
+    """
+    if config.latent_channels != sizes.channels:
+        raise ValueError(
+            f"the network reads {sizes.channels} latent channels, the autoencoder gives {config.latent_channels}"
+        )
+    downsampling = 2 ** (len(config.block_out_channels) - 1)
+    return ImageCodec(
+        autoencoder,
+        clip,
+        size=sizes.side * downsampling,
+        downsampling=downsampling,
+        latent_channels=sizes.channels,
+        clip_width=sizes.clip_width,
+        patch=sizes.patch,
+    )
+
+
+def text_codec(sizes: Sizes, decoder: TextDecoder, folder: str, clip: str) -> TextCodec:
+    """The text codec of a network and a text decoder.
+
+    Raises:
+        ValueError: if their states differ.
+    """
+    read, given = (sizes.length, sizes.state_width), (decoder.prefix_length, decoder.prefix_width)
+    if read != given:
+        raise ValueError(
+            f"the network reads {read[0]} text states of width {read[1]}, "
+            f"the text decoder {given[0]} of width {given[1]}"
+        )
+    return TextCodec(clip, folder, length=sizes.length, width=sizes.state_width)

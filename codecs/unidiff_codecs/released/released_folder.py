@@ -1,0 +1,92 @@
+"""The files that UniDiffuser's authors released."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from unidiff_codecs.released import autoencoder, network, text_decoder
+from unidiff_codecs.released.model import GPT2, IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
+from unidiff_codecs.released.sizes import released_sizes
+from unidiff_codecs.released.state import read_state
+from unidiff_codecs.weights import locate
+from unidiff_core.converter import Converter, Report
+from unidiff_core.system import UniDiffuser
+
+NETWORKS = ("uvit_v0.pth", "uvit_v1.pth")
+TEXT_DECODER, AUTOENCODER = "caption_decoder.pth", "autoencoder_kl.pth"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+
+
+class ReleasedFolder(Converter):
+    """Reads the files that UniDiffuser's authors released; writes none.
+
+    Args:
+        tokenizer: folder or hub id of GPT-2's tokenizer, which the files do not hold.
+        image_clip: folder or hub id of the open_clip model that gives the image feature; it is referred to, not copied.
+        text_clip: the same, for the text states.
+        length: number of text states.
+        heads: attention heads of the network; 64 channels each if not given.
+        text_decoder_heads: attention heads of GPT-2; 64 channels each if not given.
+        licence: licence of the weights.
+    """
+
+    layout: ClassVar[str] = f"{' or '.join(NETWORKS)}, {TEXT_DECODER}, {AUTOENCODER}"
+
+    def __init__(
+        self,
+        tokenizer: str = GPT2,
+        image_clip: str = IMAGE_CLIP,
+        text_clip: str = TEXT_CLIP,
+        length: int = 77,
+        heads: int | None = None,
+        text_decoder_heads: int | None = None,
+        licence: str = LICENCE,
+    ) -> None:
+        self.tokenizer, self.length = tokenizer, length
+        self.heads, self.text_decoder_heads = heads, text_decoder_heads
+        self.options = Options(image_clip, text_clip, licence)
+
+    @staticmethod
+    def recognises(source: Path) -> bool:
+        """Whether there is any of the released files."""
+        return any((source / name).is_file() for name in (*NETWORKS, TEXT_DECODER, AUTOENCODER))
+
+    def read(self, source: Path, folder: Path, report: Report) -> UniDiffuser:
+        """See `Converter.read`."""
+        file = _network_file(source)
+        tokenizer = text_decoder.find_tokenizer(locate(self.tokenizer, TOKENIZER_FILES))
+        state = read_state(file, report)
+        sizes = released_sizes(state, length=self.length, heads=self.heads, path=file)
+        weights = network.import_state(state, sizes, "released", file)
+        decoder = self._decoder(source / TEXT_DECODER, tokenizer, report)
+        images = _autoencoder(source / AUTOENCODER, report)
+        report.add(f"CLIP is not in these files and is loaded from {self.options.image_clip}, {self.options.text_clip}")
+        names = f"{file.name}, {TEXT_DECODER} and {AUTOENCODER} of UniDiffuser (arXiv 2303.06555, thu-ml/unidiffuser)"
+        return assemble(sizes, weights, images, decoder, folder, self.options, names)
+
+    def _decoder(self, path: Path, tokenizer: object, report: Report) -> text_decoder.TextDecoder:
+        state = text_decoder.without_clip(read_state(path, report), path, report)
+        sizes = text_decoder.released_sizes(state, length=self.length, heads=self.text_decoder_heads, path=path)
+        return text_decoder.import_decoder(state, sizes, tokenizer, "released", path, report)
+
+
+def _autoencoder(path: Path, report: Report) -> object:
+    state = read_state(path, report)
+    return autoencoder.import_released(state, autoencoder.released_config(state, path=path), path)
+
+
+def _network_file(source: Path) -> Path:
+    """The one network among the files; all files must be there.
+
+    Raises:
+        ValueError: naming what is absent, or if there are two networks.
+    """
+    found = [name for name in NETWORKS if (source / name).is_file()]
+    absent = [name for name in (TEXT_DECODER, AUTOENCODER) if not (source / name).is_file()]
+    absent += [] if found else [" or ".join(NETWORKS)]
+    if absent:
+        raise ValueError(f"{source} lacks {', '.join(absent)}")
+    if len(found) > 1:
+        raise ValueError(f"{source} holds two networks, {' and '.join(found)}; leave the one that is meant")
+    return source / found[0]

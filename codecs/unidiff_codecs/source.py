@@ -1,0 +1,303 @@
+"""Images with captions that are there already: a folder of files, a Hugging Face data set on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from unidiff_core.shard import Members
+from unidiff_core.source import Source
+
+IMAGE, CAPTION = "png", "txt"
+"""Member endings, those of the shipped codecs. An image keeps its own bytes, of whatever format."""
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+METADATA = "metadata.jsonl"
+SPLITS = ("train", "validation")
+
+Unpaired = Literal["error", "keep", "skip"]
+
+
+class PairSource(Source):
+    """Images with captions, split by a hash of their names, so that a sample never changes sides as others come.
+
+    Args:
+        validation: share of the samples that is kept for validation, approximately.
+        unpaired: a sample without image or without caption is an error, kept without it, or left out.
+    """
+
+    def __init__(self, validation: float, unpaired: Unpaired) -> None:
+        if not 0 <= validation < 1:
+            raise ValueError(f"validation is a share of the samples, from 0 to below 1, not {validation}")
+        self.validation, self.unpaired = validation, unpaired
+
+    @property
+    @abstractmethod
+    def names(self) -> Mapping[str, str]:
+        """Key → name of all samples, in order; what is left out is not among them."""
+
+    @abstractmethod
+    def members(self, key: str) -> dict[str, Any]:
+        """The members of one sample."""
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Samples of `train` and `validation`; a split of none is left out."""
+        counts = {split: len(self._keys(split)) for split in SPLITS}
+        return {split: count for split, count in counts.items() if count}
+
+    def samples(self, split: str) -> Iterator[Members]:
+        """Image, caption, and under ``json`` what else is known."""
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}; there are {' and '.join(SPLITS)}")
+        for key in self._keys(split):
+            yield {"__key__": key} | self.members(key)
+
+    def _keys(self, split: str) -> list[str]:
+        held_out = split == "validation"
+        return [key for key, name in self.names.items() if (_fraction(name) < self.validation) == held_out]
+
+    def _check(self, lacking: Sequence[str], total: int) -> None:
+        """Complain of samples that are not pairs, each described."""
+        if not lacking or self.unpaired == "keep":
+            return
+        text = f"{len(lacking)} of {total} samples are not pairs: {_shown(lacking)}"
+        if self.unpaired == "error":
+            raise ValueError(f"{text}; unpaired=keep takes them as they are, unpaired=skip leaves them out")
+        warnings.warn(f"left out: {text}", stacklevel=2)
+
+
+class FolderSource(PairSource):
+    """A folder of images with captions, and of its subfolders.
+
+    An image's caption is in the text file of the same name (``cat.jpg``, ``cat.txt``), or in a ``metadata.jsonl`` of
+    its folder, as Hugging Face's imagefolder has it: a line ``{"file_name": "cat.jpg", "text": "a cat"}`` each, other
+    fields being kept as labels.
+
+    Args:
+        folder: of the files.
+        text: field of ``metadata.jsonl`` that holds the caption.
+        validation: share of the images that is kept for validation.
+        unpaired: an image without caption is an error, kept without it, or left out.
+
+    Raises:
+        ValueError: if there are no images, or a caption is missing or without its image; names them.
+    """
+
+    def __init__(self, folder: str, text: str = "text", validation: float = 0.05, unpaired: Unpaired = "error") -> None:
+        super().__init__(validation, unpaired)
+        self.folder, self.text = folder, text
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """Key → the image's path in the folder."""
+        root = Path(self.folder)
+        if not root.is_dir():
+            raise ValueError(f"no such folder: {root}")
+        files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
+        images = [path for path in files if path.suffix.lower() in IMAGES]
+        if not images:
+            raise ValueError(f"no images in {root}: none of its {len(files)} files ends in {', '.join(IMAGES)}")
+        self._report_ignored(files, images)
+        names = [path.relative_to(root).as_posix() for path in images]
+        lacking = {name for name in names if self._caption(name) is None}
+        self._check([f"{name} (no caption)" for name in names if name in lacking], len(names))
+        return _keyed(name for name in names if self.unpaired == "keep" or name not in lacking)
+
+    def members(self, key: str) -> dict[str, Any]:
+        """The image's bytes, its caption if it has one, its file's name and other metadata."""
+        name = self.names[key]
+        caption = self._caption(name)
+        members: dict[str, Any] = {IMAGE: (Path(self.folder) / name).read_bytes()}
+        if caption is not None:
+            members[CAPTION] = caption.encode()
+        labels = {field: value for field, value in self._metadata.get(name, {}).items() if field != self.text}
+        return members | {"json": json.dumps(labels | {"file_name": name}, ensure_ascii=False).encode()}
+
+    def _caption(self, name: str) -> str | None:
+        caption = self._metadata.get(name, {}).get(self.text)
+        beside = (Path(self.folder) / name).with_suffix(".txt")
+        if caption is None and beside.is_file():
+            caption = _read_text(beside)
+        return _stripped(caption)
+
+    @cached_property
+    def _metadata(self) -> dict[str, dict[str, Any]]:
+        """Image's path in the folder → its line."""
+        root = Path(self.folder)
+        rows: dict[str, dict[str, Any]] = {}
+        for path in sorted(root.rglob(METADATA)):
+            for number, line in enumerate(_read_text(path).splitlines(), 1):
+                if line.strip():
+                    row = _parse(line, f"{path}, line {number}")
+                    image = path.parent / row["file_name"]
+                    if not image.is_file():
+                        raise ValueError(f"{path}, line {number}: there is no file {image}")
+                    rows[image.relative_to(root).as_posix()] = row
+        return rows
+
+    def _report_ignored(self, files: Sequence[Path], images: Sequence[Path]) -> None:
+        used = {*images, *(image.with_suffix(".txt") for image in images)}
+        ignored = [str(path) for path in files if path not in used and path.name != METADATA]
+        if ignored:
+            warnings.warn(
+                f"{len(ignored)} files in {self.folder} are ignored, no images: {_shown(ignored)}", stacklevel=2
+            )
+
+
+class DatasetSource(PairSource):
+    """A Hugging Face data set on this machine, of which nothing is fetched or run.
+
+    Either a folder that its `save_to_disk` wrote, or Parquet files (a file, or a folder of them). A data set with
+    splits gives the one that is named. For an imagefolder, see `FolderSource`.
+
+    Args:
+        path: of the data set.
+        split: the split to read, if it has several.
+        image: column of images.
+        caption: column of captions.
+        validation: share of the rows that is kept for validation, by the images' file names, or the rows' numbers.
+        unpaired: a row without image or caption is an error, kept without it, or left out.
+
+    Raises:
+        ValueError: if it cannot be read, or has no such split or column; says which there are.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        split: str = "train",
+        image: str = "image",
+        caption: str = "text",
+        validation: float = 0.05,
+        unpaired: Unpaired = "error",
+    ) -> None:
+        super().__init__(validation, unpaired)
+        self.path, self.split, self.image, self.caption = path, split, image, caption
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """The row's number in eight digits → its image's file name, or the same number if it has none."""
+        names, lacking = {}, []
+        captions = self._rows.data.column(self.caption).to_pylist()
+        for number, (image, caption) in enumerate(zip(self._image_names(), captions, strict=True)):
+            missing = [f"no {what}" for what, value in (("image", image), ("caption", _stripped(caption))) if not value]
+            if missing:
+                lacking.append(f"row {number} ({' and '.join(missing)})")
+            if not missing or (self.unpaired == "keep" and len(missing) == 1):
+                names[f"{number:08d}"] = image or f"{number:08d}"
+        self._check(lacking, len(captions))
+        return names
+
+    def members(self, key: str) -> dict[str, Any]:
+        """The image's bytes, its caption, and the columns that hold numbers or texts."""
+        row = dict(self._rows[int(key)])
+        image, caption = row.pop(self.image), _stripped(row.pop(self.caption))
+        members: dict[str, Any] = {}
+        if image is not None:
+            members[IMAGE] = image if isinstance(image, bytes) else image["bytes"] or Path(image["path"]).read_bytes()
+        if caption is not None:
+            members[CAPTION] = caption.encode()
+        labels = {field: value for field, value in row.items() if isinstance(value, (str, int, float))}
+        return members | {"json": json.dumps(labels, ensure_ascii=False).encode()}
+
+    def _image_names(self) -> list[str]:
+        """A name of each row's image, without reading it; empty if it has none."""
+        import pyarrow as pa  # type: ignore[import-untyped]
+
+        column = self._rows.data.column(self.image)
+        there = [not absent for absent in column.is_null().to_pylist()]
+        names: list[str | None] = [None] * len(there)
+        if pa.types.is_struct(column.type):
+            names = [name for chunk in column.chunks for name in chunk.field("path").to_pylist()]
+        return [
+            name or f"{i:08d}" if is_there else "" for i, (name, is_there) in enumerate(zip(names, there, strict=True))
+        ]
+
+    @cached_property
+    def _rows(self) -> Any:
+        """The data set, its images not decoded."""
+        import datasets  # type: ignore[import-untyped]
+
+        rows = self._open()
+        if unknown := [name for name in (self.image, self.caption) if name not in rows.features]:
+            known = ", ".join(rows.features)
+            raise ValueError(
+                f"{self.path} has no column {' or '.join(unknown)}; it has {known}. Name them: image, caption"
+            )
+        kind = rows.features[self.image]
+        if isinstance(kind, datasets.Image):
+            return rows.cast_column(self.image, datasets.Image(decode=False))
+        if kind not in (datasets.Value("binary"), datasets.Value("large_binary")):
+            raise ValueError(f"the column {self.image!r} of {self.path} holds no images, but {kind}")
+        return rows
+
+    def _open(self) -> Any:
+        try:
+            import datasets
+        except ImportError as error:
+            raise ValueError("reading a Hugging Face data set needs `pip install datasets`") from error
+        path = Path(self.path)
+        parquet = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
+        if (path / "dataset_dict.json").is_file():
+            splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
+            if self.split not in splits:
+                raise ValueError(f"{path} has no split {self.split!r}; it has {', '.join(splits)}")
+            return datasets.load_from_disk(path / self.split)
+        if (path / "state.json").is_file():
+            return datasets.load_from_disk(path)
+        if parquet and parquet[0].is_file():
+            return datasets.Dataset.from_parquet([str(file) for file in parquet])
+        raise ValueError(f"no data set in {path}: neither what save_to_disk writes nor *.parquet files")
+
+
+def _keyed(names: Iterable[str]) -> dict[str, str]:
+    """Shard key → name. A key has no dot, since a member's ending begins at the first one."""
+    keyed: dict[str, str] = {}
+    for name in names:
+        key = name.replace(".", "_")
+        if key in keyed:
+            raise ValueError(f"{name} and {keyed[key]} would have one key in a shard, {key}; rename one")
+        keyed[key] = name
+    return keyed
+
+
+def _fraction(name: str) -> float:
+    """A number from 0 to below 1 that is a fixed function of the name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+        raise ValueError(f'{where} is no {{"file_name": …, "text": …}}: {line[:80]}')
+    return row
+
+
+def _stripped(caption: Any) -> str | None:
+    """A caption without surrounding blanks; None if there is none."""
+    return (str(caption).strip() or None) if caption is not None else None
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first few."""
+    return ", ".join(names[:5]) + ", …" * (len(names) > 5)

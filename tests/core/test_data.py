@@ -1,0 +1,313 @@
+"""Data modules: any sample at random, missing modalities, and one order whatever reads it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import save
+
+from unidiff_core import Codec, Modality, Stream, UniDiffuser
+from unidiff_core.cleaner import Cleaner
+from unidiff_core.data import RawData, SourceData, StoredData
+from unidiff_core.dataset import RawSamples, RecordsInMemory, StoredSamples, TensorsInMemory, TensorsOnDisk
+from unidiff_core.encoding import RawReader, SampleEncoder, Tally
+from unidiff_core.index import INDEX, open_index
+from unidiff_core.order import Place
+from unidiff_core.shard import STORED, read_shards, write_shards
+from unidiff_core.source import Source
+from unidiff_core.uvit import UViT
+
+
+class NumberCodec(Codec):
+    """Numbers as vectors, and their signs."""
+
+    extension = "num"
+
+    @property
+    def streams(self):
+        return {"v": Stream.vector(3), "s": Stream.sequence(2, 2)}
+
+    def encode(self, raws):
+        x = torch.tensor(raws, dtype=torch.float32)[:, None]
+        return {"v": x * torch.tensor([1.0, 2.0, 3.0]) / 40, "s": (x[:, None].sign()).repeat(1, 2, 2)}
+
+    def decode(self, latents):
+        return latents["v"][:, 0].tolist()
+
+    def from_bytes(self, data):
+        return float(data)
+
+    def to_bytes(self, raw):
+        return str(raw).encode()
+
+
+class OddCleaner(Cleaner):
+    def clean(self, raw):
+        return None if raw % 2 else raw
+
+
+CODECS = {"a": NumberCodec(), "b": NumberCodec()}
+MEMBERS = {"b": "b"}
+
+
+def raw(i, **members):
+    row = {"__key__": f"{i:04d}", "num": str(i).encode(), "b": str(-i).encode(), "json": b"{}"}
+    return {key: value for key, value in (row | members).items() if value is not None}
+
+
+def rows(gaps=False):
+    """40 raw samples; with gaps, a third lacks one modality or the other."""
+    return [
+        raw(i, **({"b": None} if i % 5 == 2 else {"num": None} if i % 7 == 3 else {}) if gaps else {})
+        for i in range(40)
+    ]
+
+
+def stored_shards(folder, samples, **options):
+    encoder = SampleEncoder(RawReader(CODECS, MEMBERS), 8, **options)
+    write_shards(folder, encoder.samples(samples, "rows", Tally()), shard_size=7)
+    return str(folder)
+
+
+def place(*numbers):
+    return Place(torch.tensor(numbers), torch.arange(len(numbers)), 0)
+
+
+def same(one, two):
+    assert one.stored.keys() == two.stored.keys() and one.present.keys() == two.present.keys()
+    assert all(torch.equal(one.stored[key], two.stored[key]) for key in one.stored)
+    assert all(torch.equal(one.present[key], two.present[key]) for key in one.present)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_memory_map_gives_what_memory_gives(tmp_path, dtype):
+    folder = stored_shards(tmp_path, rows(gaps=True), missing="keep", dtype=dtype)
+    mapped, held = StoredSamples.at(folder, in_memory=False), StoredSamples.at(folder)
+    assert isinstance(mapped.tensors, TensorsOnDisk) and isinstance(held.tensors, TensorsInMemory)
+    assert len(mapped) == len(held) == 40
+    for at in (place(*range(40)), place(39, 0, 17, 2, 2), place(0, 1), place(2, 12)):
+        same(mapped[at], held[at])
+    batch = mapped[place(0, 2, 3, 39)]
+    assert batch.stored["a.v"].dtype == torch.float32
+    assert torch.allclose(batch.stored["a.v"][:, 2] * 40 / 3, torch.tensor([0.0, 2.0, 0.0, 39.0]), rtol=1e-3)
+    assert {name: mask.tolist() for name, mask in batch.present.items()} == {
+        "a": [True, True, False, True],
+        "b": [True, False, True, True],
+    }
+    assert mapped[place(2, 12)].stored["b.s"].shape == (2, 2, 2), "zeros where a whole batch lacks a modality"
+
+
+def test_the_index_is_kept_and_made_anew_when_a_shard_changes(tmp_path, monkeypatch):
+    folder = stored_shards(tmp_path, rows())
+    first = StoredSamples.at(folder, in_memory=False)[place(3)]
+    kept = (tmp_path / INDEX).stat().st_mtime_ns
+    monkeypatch.setattr("unidiff_core.index.build_index", lambda paths: pytest.fail("built again"))
+    same(StoredSamples.at(folder, in_memory=False)[place(3)], first)
+    assert (tmp_path / INDEX).stat().st_mtime_ns == kept
+    monkeypatch.undo()
+    stored_shards(tmp_path, rows()[1:])
+    assert StoredSamples.at(folder, in_memory=False)[place(3)].stored["a.v"][0, 0] * 40 == 4
+    (tmp_path / INDEX).write_bytes(b"damaged")
+    assert len(open_index(folder)) == 39
+
+
+def test_a_pattern_of_shards_leaves_no_index(tmp_path):
+    stored_shards(tmp_path, rows())
+    assert len(open_index(f"{tmp_path}/0000{{0,1}}.tar")) == 14 and not (tmp_path / INDEX).exists()
+
+
+def test_many_shards_keep_no_file_open_and_the_index_travels_without_its_maps(tmp_path):
+    tensors = TensorsOnDisk(open_index(stored_shards(tmp_path, rows())))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    tensors.take(torch.arange(40))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(tensors.index._maps) == 6
+    again = pickle.loads(pickle.dumps(tensors))
+    assert not again.index._maps and torch.equal(
+        again.take(torch.tensor([5]))[0]["a.v"], tensors.take(torch.tensor([5]))[0]["a.v"]
+    )
+
+
+def tensors_of(**values):
+    return save({key.replace("_", "."): value for key, value in values.items()})
+
+
+TWO = {"a_v": torch.zeros(3), "a_s": torch.zeros(2)}
+ODD = [
+    (tensors_of(a_v=torch.zeros(3)), r"sample 0001 of .* has no a\.s, but others of 'a'"),
+    (tensors_of(a_v=torch.zeros(4), a_s=torch.zeros(2)), r"sample 0001 .*a\.v as torch\.float32 \[4\], others as"),
+    (tensors_of(a_v=torch.zeros(3).half(), a_s=torch.zeros(2)), r"a\.v as torch\.float16"),
+    (b"\x05" + bytes(7) + b"{...}", r"sample 0001 .*is damaged"),
+    (b"\xff" * 40, r"sample 0001 .*is damaged"),
+    (b"\x02" + bytes(7) + b"\xff\xff", r"sample 0001 .*is damaged"),
+    (tensors_of(**TWO)[:-4], r"sample 000. .*is damaged"),
+    (None, "sample 0001 of .* stores no latents"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), ODD)
+def test_a_sample_that_differs_is_named(tmp_path, content, says):
+    members = [
+        {STORED: tensors_of(**TWO)},
+        {STORED: content} if content else {"txt": b"x"},
+        {STORED: tensors_of(**TWO)},
+    ]
+    write_shards(tmp_path, [{"__key__": f"{i:04d}"} | row for i, row in enumerate(members)])
+    with pytest.raises(ValueError, match=says):
+        StoredSamples.at(str(tmp_path))
+
+
+def test_shards_that_cannot_be_read_at_random_are_refused(tmp_path):
+    write_shards(tmp_path, rows())
+    with pytest.raises(ValueError, match="no stored latents"):
+        StoredSamples.at(str(tmp_path))
+    (tmp_path / "00000.tar").rename(tmp_path / "a.tar.gz")
+    with pytest.raises(ValueError, match="compressed"):
+        open_index(f"{tmp_path}/a.tar.gz")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "a.tar.gz").read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"cut\.tar is damaged"):
+        open_index(f"{tmp_path}/cut.tar")
+    with tarfile.open(tmp_path / "two.tar", "w") as archive:
+        for name in ("a.txt", "a.TXT"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(ValueError, match=r"two members \.txt"):
+        open_index(f"{tmp_path}/two.tar")
+
+
+def test_a_resumed_run_reads_on_where_it_was_whatever_reads(tmp_path):
+    folder = stored_shards(tmp_path, rows())
+
+    def batches(first, **options):
+        data = StoredData(folder, batch_size=12, micro_batch_size=6, seed=3, **options)
+        module = SimpleNamespace(modalities={name: Modality(codec) for name, codec in CODECS.items()})
+        data.trainer = SimpleNamespace(global_step=first, global_rank=0, world_size=1, lightning_module=module)
+        found = list(islice(data.train_dataloader(), 16))
+        return [(batch.step, batch.index.tolist(), batch.stored["a.v"][:, 0].tolist()) for batch in found]
+
+    whole = batches(0)
+    assert batches(0, in_memory=False) == batches(0, in_memory=False, num_workers=2) == whole
+    assert batches(3, in_memory=False, num_workers=1)[:10] == whole[6:]
+    numbers = [round(x * 40) for _, _, part in whole for x in part]
+    assert sorted(numbers[:40]) == list(range(40)) == sorted(numbers[40:80]), "each epoch is a permutation"
+
+
+def test_validation_is_in_order_and_each_sample_once(tmp_path):
+    folder = stored_shards(tmp_path, rows())
+    assert StoredData(folder).val_dataloader() == []
+    (batch,) = StoredData(folder, folder).val_dataloader()
+    assert batch.stored["a.v"][:, 0].mul(40).round().tolist() == list(range(40))
+
+
+# --- raw samples ---
+
+
+def test_raw_samples_stand_in_for_what_is_missing(tmp_path):
+    write_shards(tmp_path, [*rows(gaps=True), raw(40, num=None, b=None)], shard_size=7)
+    samples = RawSamples(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS))
+    assert len(samples) == 40, "a sample without any modality is left out"
+    batch = samples[place(1, 2, 3)]
+    assert batch.raws == {"a": [1.0, 2.0, 0.0], "b": [-1.0, 0.0, -3.0]}
+    assert {name: mask.tolist() for name, mask in batch.present.items()} == {
+        "a": [True, True, False],
+        "b": [True, False, True],
+    }
+    cleaned = RawSamples(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS, {"a": OddCleaner()}))
+    assert cleaned[place(0, 1)].present["a"].tolist() == [True, False]
+
+
+def test_an_unreadable_raw_sample_is_named(tmp_path):
+    write_shards(tmp_path, [raw(0), raw(1, b=b"minus one")])
+    samples = RawSamples(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS))
+    with pytest.raises(ValueError, match=r"sample 0001 of .*00000\.tar, member \.b: could not convert"):
+        samples[place(0, 1)]
+    with pytest.raises(ValueError, match=r"no sample has a member \.wav for 'b'"):
+        RawSamples(open_index(str(tmp_path)), RawReader(CODECS, {"b": "wav"}))
+    odd = RawSamples(RecordsInMemory([raw(1), raw(3)]), RawReader(CODECS, MEMBERS, {"a": OddCleaner()}))
+    with pytest.raises(ValueError, match="cleaning leaves nothing of any sample of 'a'"):
+        odd[place(0)]
+
+
+# --- one run, whatever the samples come from ---
+
+
+class RowsSource(Source):
+    """The rows above."""
+
+    def __init__(self, gaps: bool = False) -> None:
+        self.gaps = gaps
+
+    @property
+    def splits(self):
+        return {"train": 40, "validation": 40}
+
+    def samples(self, split):
+        yield from rows(self.gaps)
+
+
+class Losses(pl.Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(float(outputs["loss"]))
+
+
+def losses(data, tmp_path, steps=2):
+    torch.manual_seed(0)
+    model = UniDiffuser({name: Modality(NumberCodec()) for name in CODECS}, partial(UViT, width=16, depth=3, heads=2))
+    seen = Losses()
+    trainer = pl.Trainer(
+        **{"max_steps": steps, "max_epochs": -1, "accelerator": "cpu", "logger": False, "callbacks": [seen]},
+        **{"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False},
+        default_root_dir=tmp_path,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(model, datamodule=data)
+    assert trainer.validate(model, datamodule=data, verbose=False)
+    return seen.seen
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_stored_raw_and_source_are_the_same_run(tmp_path, gaps, capsys):
+    write_shards(tmp_path / "raw", rows(gaps), shard_size=9)
+    folder = stored_shards(tmp_path / "stored", list(read_shards(tmp_path / "raw")), missing="keep")
+    raws, options = str(tmp_path / "raw"), {"batch_size": 16, "seed": 5}
+    missing = {"missing": "keep" if gaps else "error", "members": MEMBERS}
+    expected = losses(StoredData(folder, folder, **options), tmp_path)
+    for data in (
+        StoredData(folder, folder, in_memory=False, **options),
+        RawData(raws, raws, members=MEMBERS, **options),
+        RawData(raws, raws, members=MEMBERS, num_workers=1, **options),
+        SourceData(RowsSource(gaps), **missing, **options),
+        SourceData(RowsSource(gaps), cache=False, **missing, **options),
+    ):
+        assert losses(data, tmp_path) == pytest.approx(expected, rel=1e-6), data
+
+
+def test_a_modality_that_no_sample_stores_is_named(tmp_path):
+    folder = stored_shards(tmp_path, [raw(i, b=None) for i in range(40)], missing="keep")
+    with pytest.raises(ValueError, match="has latents of b, only of a"):
+        losses(StoredData(folder), tmp_path)
+
+
+def test_source_data_says_what_it_lacks(tmp_path):
+    for options, says in (
+        ({"members": MEMBERS}, r"sample 0002 of split train: it has no member \.b"),
+        ({"members": MEMBERS, "cache": False}, r"sample 0003 has no member \.num"),
+        ({"members": MEMBERS, "train": "test"}, "no split 'test'; there are train, validation"),
+        ({"members": {"c": "x"}}, "no modality c; there are a, b"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            losses(SourceData(RowsSource(gaps=True), batch_size=8, **options), tmp_path)
+    write_shards(tmp_path / "raw", rows())
+    with pytest.raises(ValueError, match="give it to a trainer"):
+        RawData(str(tmp_path / "raw")).train_dataloader()

@@ -1,0 +1,119 @@
+"""One process, DDP and FSDP2 give the same run from the same YAML: real processes, gloo, through the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from unidiff_core.shard import write_shards
+
+ROOT = Path(__file__).parent.parent
+SIZE, BATCH, STEPS = 48, 16, 10
+# Odd widths and counts: no first dimension but the blocks' divides evenly over two processes.
+SHAPES = {"image.ae": (4, 8, 8), "image.clip": (31,), "text.states": (15, 15)}
+SMALL = [
+    *("--config", str(ROOT / "recipes/digits/fit.yaml"), "--model.backbone.width=36", "--model.backbone.depth=3"),
+    *("--model.modalities.image.codec.clip_width=31", "--model.modalities.text.codec.length=15"),
+    *("--model.modalities.text.codec.width=15", f"--data.batch_size={BATCH}", "--data.validation=null"),
+    *(f"--trainer.max_steps={STEPS}", "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false"),
+    "--model.lr_scheduler.steps=2",
+]
+STRATEGIES = {
+    "ddp": ["--trainer.strategy=ddp", "--trainer.devices=2"],
+    "fsdp2": ["--trainer.strategy=fsdp2", "--trainer.devices=2"],
+}
+TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
+
+
+def fit_row(folder: Path, name: str, dtype: str, *options: str) -> list[str]:
+    """Dtype and arguments of a small fit into ``folder/name``."""
+    out = folder / name
+    return [
+        *(dtype, *SMALL, f"--data.train={folder / 'latents'}", f"--trainer.logger.save_dir={out}"),
+        f"--trainer.callbacks=[{{class_path: EMA, init_args: {{decay: 0.9}}}}, "
+        f"{{class_path: ModelDirectory, init_args: {{folder: {out}}}}}, {{class_path: ModelCheckpoint, "
+        f"init_args: {{dirpath: {out}, save_last: true, every_n_train_steps: 5, save_top_k: -1, "
+        "filename: '{step}', auto_insert_metric_name: false}}]",
+        *options,
+    ]
+
+
+def losses(folder: Path) -> list[float]:
+    """The training loss of each step."""
+    rows = csv.DictReader((next(folder.glob("logs/version_*/metrics.csv"))).open())
+    return [float(row["train/loss"]) for row in rows if row["train/loss"]]
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights and averages of a model directory."""
+    files = {name: load_file(folder / f"{name}.safetensors") for name in ("model", "ema")}
+    return {f"{name}/{key}": value for name, rows in files.items() for key, value in rows.items()}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder in which one process and two have trained, under each strategy and in each precision."""
+    folder = tmp_path_factory.mktemp("distribution")
+    generator = torch.Generator().manual_seed(0)
+    samples = [
+        {
+            "__key__": f"{i:03d}",
+            "safetensors": save({key: torch.randn(shape, generator=generator) for key, shape in SHAPES.items()}),
+        }
+        for i in range(SIZE)
+    ]
+    write_shards(folder / "latents", samples, shard_size=20)
+    single = [fit_row(folder, f"one-{dtype}", dtype) for dtype in TOLERANCES]
+    both = [
+        fit_row(folder, f"{name}-{dtype}", dtype, *strategy)
+        for dtype in TOLERANCES
+        for name, strategy in STRATEGIES.items()
+    ]
+    # Half a run under one strategy, the other half under another.
+    both += [
+        fit_row(folder, "ddp-after-fsdp2", "float64", *STRATEGIES["ddp"], f"--ckpt_path={folder}/fsdp2-float64/5.ckpt"),
+        fit_row(folder, "fsdp2-after-one", "float64", *STRATEGIES["fsdp2"], f"--ckpt_path={folder}/one-float64/5.ckpt"),
+    ]
+    after = [fit_row(folder, "one-after-ddp", "float64", f"--ckpt_path={folder}/ddp-float64/5.ckpt")]
+    launch(folder, single, 1)
+    launch(folder, both, 2)
+    launch(folder, after, 1)
+    return folder
+
+
+def launch(folder: Path, rows: list[list[str]], processes: int) -> None:
+    """Start the fits as torchrun does on a node."""
+    (folder / "fits.json").write_text(json.dumps(rows))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(ROOT / "tests/fits.py"), str(folder / "fits.json")],
+        cwd=folder, capture_output=True, text=True, timeout=400, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_give_the_run_of_one(runs, strategy, dtype):
+    one, two = runs / f"one-{dtype}", runs / f"{strategy}-{dtype}"
+    assert len(losses(one)) == STEPS
+    assert losses(two) == pytest.approx(losses(one), abs=TOLERANCES[dtype])
+    expected, found = state(one), state(two)
+    assert found.keys() == expected.keys()
+    assert max((found[name] - value).abs().max().item() for name, value in expected.items()) <= TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("name", ["ddp-after-fsdp2", "fsdp2-after-one", "one-after-ddp"])
+def test_a_checkpoint_of_one_strategy_loads_under_another(runs, name):
+    expected, found = state(runs / "one-float64"), state(runs / name)
+    assert len(losses(runs / name)) == STEPS // 2
+    assert max((found[key] - value).abs().max().item() for key, value in expected.items()) <= 1e-9

@@ -1,0 +1,216 @@
+"""An index of shards: where each sample's members lie, so that any sample is read from a memory map, and no other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from unidiff_core.shard import MANIFEST, STORED, naming_damage, replacing, walk
+from unidiff_core.store import list_shards, local_path
+
+INDEX = "index.safetensors"
+FORMAT = "1"
+ABSENT = -1
+HEADER = 512
+"""Bytes of a member's header in a tar; it begins with the member's name, of 100 bytes."""
+
+
+@dataclass
+class ShardIndex:
+    """Where the members of n samples lie in their shards.
+
+    Attributes:
+        shards: paths of plain tars.
+        shard: int32 ``[n]``, number of the shard.
+        starts: member ending → int64 ``[n]``, the byte where its content starts, `ABSENT` if a sample has none.
+        lengths: member ending → int64 ``[n]``, bytes.
+        layout: int32 ``[n]``, which of `headers` a sample's stored tensors have, `ABSENT` if nothing is stored.
+        headers: the different safetensors headers, most data sets having one.
+    """
+
+    shards: Sequence[Path]
+    shard: Tensor
+    starts: dict[str, Tensor]
+    lengths: dict[str, Tensor]
+    layout: Tensor
+    headers: list[str]
+    _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.shard)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which maps the shards itself."""
+        return self.__dict__ | {"_maps": {}}
+
+    def has(self, ending: str) -> Tensor:
+        """Which samples have such a member, bool ``[n]``."""
+        return self.starts[ending] != ABSENT if ending in self.starts else torch.zeros(len(self), dtype=torch.bool)
+
+    def member(self, row: int, ending: str) -> bytes | None:
+        """A member's content."""
+        start, length = int(self.starts[ending][row]), int(self.lengths[ending][row])
+        return None if start == ABSENT else self._map(int(self.shard[row]))[start : start + length].tobytes()
+
+    def gather(self, rows: Tensor, ending: str, skip: int, width: int) -> Tensor:
+        """`width` bytes of each row's member after the first `skip`: uint8 ``[b, width]``."""
+        gathered = np.empty((len(rows), width), dtype=np.uint8)
+        starts = (self.starts[ending][rows] + skip).tolist()
+        for own, shard, start in zip(gathered, self.shard[rows].tolist(), starts, strict=True):
+            own[:] = self._map(shard)[start : start + width]
+        return torch.from_numpy(gathered)
+
+    def name(self, row: int) -> str:
+        """A sample's name, for errors: its key and its shard."""
+        shard = int(self.shard[row])
+        start = max(int(starts[row]) for starts in self.starts.values())
+        header = self._map(shard)[start - HEADER : start - HEADER + 100].tobytes()
+        return f"sample {header.partition(b'.')[0].decode(errors='replace')} of {self.shards[shard]}"
+
+    def _map(self, shard: int) -> np.ndarray:
+        if shard not in self._maps:
+            path = self.shards[shard]
+            # Unlike mmap and numpy, this keeps no file open: a thousand shards are no trouble.
+            mapped = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+            self._maps[shard] = mapped.numpy()
+        return self._maps[shard]
+
+
+def open_index(where: str | Path | Sequence[str]) -> ShardIndex:
+    """The index of the shards at `where`, on this machine; see `unidiff_core.store.list_shards`.
+
+    That of a folder with a manifest is kept beside it, and made anew if a shard's size or time has changed.
+
+    Raises:
+        ValueError: if there are no shards, or one is damaged, compressed, or not on this machine; names it.
+    """
+    paths = [local_path(shard) for shard in list_shards(where)]
+    cache = Path(where) / INDEX if isinstance(where, (str, Path)) and (Path(where) / MANIFEST).is_file() else None
+    fingerprint = _fingerprint(paths)
+    index = _load(cache, paths, fingerprint) if cache else None
+    if index is None:
+        index = build_index(paths)
+        if cache:
+            with suppress(OSError):  # a folder that may only be read
+                _save(index, cache, fingerprint)
+    return index
+
+
+def build_index(paths: Sequence[Path]) -> ShardIndex:
+    """Read the headers of all shards.
+
+    Raises:
+        ValueError: if one is damaged, compressed, or names a member twice; names it.
+    """
+    headers: dict[str, int] = {}
+    tables = [_table(path, headers) for path in paths]
+    counts = torch.tensor([len(layout) for layout, _ in tables])
+    columns: dict[str, Tensor] = {}
+    for ending in sorted({ending for _, table in tables for ending in table}):
+        parts = [table.get(ending, _nowhere(len(layout))) for layout, table in tables]
+        columns[ending] = torch.cat(parts)
+    return ShardIndex(
+        paths,
+        torch.repeat_interleave(counts).int(),
+        {ending: column[:, 0].contiguous() for ending, column in columns.items()},
+        {ending: column[:, 1].contiguous() for ending, column in columns.items()},
+        torch.cat([layout for layout, _ in tables]),
+        list(headers),
+    )
+
+
+def _table(path: Path, headers: dict[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Layouts ``[m]`` of a shard's m samples, and member ending → start and length ``[m, 2]``.
+
+    New safetensors headers are added to `headers`.
+    """
+    rows: list[dict[str, tuple[int, int]]] = []
+    layouts: list[int] = []
+    last = None
+    if not path.name.endswith(".tar"):
+        raise ValueError(f"{path} cannot be read at random: it is compressed; unpack it to a plain .tar")
+    with path.open("rb") as stream, naming_damage(str(path)):
+        for key, ending, header, _ in walk(stream, mode="r:"):
+            if key != last:
+                rows.append({})
+                layouts.append(ABSENT)
+                last = key
+            if ending in rows[-1]:
+                raise ValueError(f"sample {key} of {path} has two members .{ending}")
+            rows[-1][ending] = header.offset_data, header.size
+            if ending == STORED:
+                text = _header(stream, *rows[-1][ending], f"sample {key} of {path}")
+                layouts[-1] = headers.setdefault(text, len(headers))
+    table = {
+        ending: torch.tensor([row.get(ending, (ABSENT, 0)) for row in rows])
+        for ending in {ending for row in rows for ending in row}
+    }
+    return torch.tensor(layouts, dtype=torch.int32), table
+
+
+def _nowhere(count: int) -> Tensor:
+    """The column of an ending that no sample of a shard has."""
+    return torch.tensor([ABSENT, 0]).repeat(count, 1)
+
+
+def _header(stream: BinaryIO, start: int, length: int, name: str) -> str:
+    """The safetensors header at a place in a file, which is not moved."""
+    size = int.from_bytes(os.pread(stream.fileno(), 8, start), "little")
+    try:
+        if not 0 < size <= length - 8:
+            raise ValueError("its header is longer than itself")
+        return os.pread(stream.fileno(), size, start + 8).decode("utf-8")
+    except ValueError as error:
+        raise ValueError(f"{name}: its .{STORED} is damaged, {error}; encode it again") from error
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    rows = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps([FORMAT, rows]).encode()).hexdigest()
+
+
+def _save(index: ShardIndex, path: Path, fingerprint: str) -> None:
+    tensors = {"shard": index.shard, "layout": index.layout}
+    tensors |= {f"starts.{ending}": value for ending, value in index.starts.items()}
+    tensors |= {f"lengths.{ending}": value for ending, value in index.lengths.items()}
+    with replacing(path) as stream:
+        stream.write(save(tensors, {"fingerprint": fingerprint, "headers": json.dumps(index.headers)}))
+
+
+def _load(path: Path, shards: Sequence[Path], fingerprint: str) -> ShardIndex | None:
+    """A saved index; None if there is none of these shards as they are now."""
+    try:
+        with safe_open(path, "pt") as file:
+            notes = file.metadata() or {}
+            if notes.get("fingerprint") != fingerprint:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no mapping
+    except (OSError, SafetensorError):
+        return None
+    return ShardIndex(
+        shards,
+        tensors["shard"],
+        dict(_columns(tensors, "starts.")),
+        dict(_columns(tensors, "lengths.")),
+        tensors["layout"],
+        json.loads(notes["headers"]),
+    )
+
+
+def _columns(tensors: dict[str, Tensor], prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in tensors.items():
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix), value

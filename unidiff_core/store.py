@@ -1,0 +1,181 @@
+"""Where shards are: folders, patterns, URLs. The network is used when a URL asks for it, a shell when it is allowed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from unidiff_core.shard import MANIFEST, find_shards
+
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+PIPE = "pipe:"
+UNFINISHED = ("source.json", "*.tar.json", "*.partial")
+"""What `unidiffuser shards` and `encode` leave in a folder before its manifest."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard that can be opened, and the SHA-256 that a manifest promises of it."""
+
+    url: str
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its file name; empty if it comes from a command."""
+        return "" if self.url.startswith(PIPE) else PurePosixPath(_path_of(self.url)).name
+
+    def __str__(self) -> str:
+        """Its URL without the query, which may hold a signature."""
+        return self.url.partition("?")[0] if _is_url(self.url) else self.url
+
+
+def list_shards(where: str | Path | Sequence[str], *, allow_pipe: bool = False) -> list[Shard]:
+    """The shards that a folder, tar, pattern or URL stands for, or a list of them, in order.
+
+    A folder: those of its manifest, or its ``*.tar`` if it has none and nothing of ours is half-written in it.
+    ``data/{00..99}.tar``, ``data/*.tar``: patterns. ``s3://…``, ``https://…`` and whatever fsspec reads;
+    ``simplecache::s3://…`` with a local copy. ``pipe:COMMAND`` if `allow_pipe`. Fetches listings and manifests only.
+
+    Raises:
+        ValueError: if there are none, or one is absent; says where was looked.
+    """
+    from braceexpand import braceexpand
+
+    places = [where] if isinstance(where, (str, Path)) else where
+    return [shard for place in places for url in braceexpand(str(place)) for shard in _listed(url, allow_pipe)]
+
+
+def _listed(url: str, allow_pipe: bool) -> list[Shard]:
+    if url.startswith(PIPE):
+        _check_pipe(url, allow_pipe)
+        return [Shard(url)]
+    if any(sign in url for sign in "*["):
+        return _globbed(url)
+    if _path_of(url).endswith(ENDINGS):
+        if not _is_url(url) and not Path(url).is_file():
+            raise ValueError(f"no such shard: {url}")
+        return [Shard(url)]
+    return _in_remote_folder(url) if _is_url(url) else _in_folder(Path(url))
+
+
+def _in_folder(folder: Path) -> list[Shard]:
+    if (folder / MANIFEST).is_file():
+        hashes = _hashes((folder / MANIFEST).read_bytes())
+        return [Shard(str(path), hashes[path.name]) for path in find_shards(folder)]
+    if any(next(folder.glob(pattern), None) for pattern in UNFINISHED):
+        raise ValueError(
+            f"no shards in {folder} yet: `unidiffuser shards` or `encode` did not finish there; run it again"
+        )
+    found = sorted(path for path in folder.glob("*") if path.name.endswith(ENDINGS))
+    if not found:
+        raise ValueError(f"no shards in {folder}: neither a {MANIFEST} nor *.tar; `unidiffuser shards` writes both")
+    return [Shard(str(path)) for path in found]
+
+
+def _in_remote_folder(url: str) -> list[Shard]:
+    filesystem, path = _filesystem(url)
+    if filesystem.exists(f"{path}/{MANIFEST}"):
+        hashes = _hashes(filesystem.cat_file(f"{path}/{MANIFEST}"))
+        return [Shard(f"{url.rstrip('/')}/{name}", sha256) for name, sha256 in hashes.items()]
+    return _globbed(f"{url.rstrip('/')}/*.tar")
+
+
+def _globbed(url: str) -> list[Shard]:
+    chain, separator, last = url.rpartition("::")
+    filesystem, path = _filesystem(last)
+    found = sorted(filesystem.glob(path))
+    if not found:
+        raise ValueError(f"no shards match {url}")
+    if not _is_url(url):
+        return [Shard(path) for path in found]
+    return [Shard(chain + separator + filesystem.unstrip_protocol(path)) for path in found]
+
+
+def _hashes(manifest: bytes) -> dict[str, str]:
+    return {row["name"]: row["sha256"] for row in json.loads(manifest)["shards"]}
+
+
+@contextmanager
+def open_shard(url: str, *, allow_pipe: bool = False) -> Iterator[BinaryIO]:
+    """A shard's bytes as a stream.
+
+    Raises:
+        ValueError: if it is a ``pipe:`` that is not allowed or fails, or of a protocol that cannot be read here.
+        OSError: if it is not there.
+    """
+    if url.startswith(PIPE):
+        _check_pipe(url, allow_pipe)
+        with _piped(url.removeprefix(PIPE)) as stream:
+            yield stream
+    elif _is_url(url):
+        filesystem, path = _filesystem(url)
+        with filesystem.open(path, "rb") as stream:
+            yield stream
+    else:
+        with Path(url).open("rb") as stream:
+            yield stream
+
+
+def local_path(shard: Shard) -> Path:
+    """Where a shard lies on this machine, for reading at random; a cached one is fetched whole first.
+
+    Raises:
+        ValueError: if it has no local copy.
+    """
+    if not _is_url(shard.url) and not shard.url.startswith(PIPE):
+        return Path(shard.url)
+    if shard.url.startswith(("filecache::", "simplecache::")):
+        import fsspec  # type: ignore[import-untyped]
+
+        return Path(fsspec.open_local(shard.url))
+    if shard.url.startswith("file://"):
+        return Path(_path_of(shard.url))
+    raise ValueError(
+        f"{shard} cannot be read at random where it is; give simplecache::{shard.url}, which keeps a copy here, or "
+        "encode it to a local folder first"
+    )
+
+
+@contextmanager
+def _piped(command: str) -> Iterator[BinaryIO]:
+    process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE)  # allowed by name, see _check_pipe
+    assert process.stdout is not None
+    try:
+        yield process.stdout  # type: ignore[misc]
+        if process.wait():
+            raise ValueError(f"the command {command!r} ended with exit code {process.returncode}")
+    finally:
+        process.stdout.close()
+        process.kill()
+        process.wait()
+
+
+def _check_pipe(url: str, allow_pipe: bool) -> None:
+    if not allow_pipe:
+        raise ValueError(
+            f"{url!r} would run a shell command; if you wrote it yourself, allow it: allow_pipe=True, or --allow_pipe"
+        )
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec  # type: ignore[import-untyped]
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(f"{url} needs a package that is not installed: {error}") from error
+
+
+def _is_url(url: str) -> bool:
+    return "://" in url or "::" in url
+
+
+def _path_of(url: str) -> str:
+    return urlsplit(url.rpartition("::")[2]).path if _is_url(url) else url

@@ -1,0 +1,587 @@
+"""The codec contract: what a codec must keep to, clause by clause, as its docstring promises."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import random
+import socket
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unidiff_core import randomness
+from unidiff_core.codec import Codec, Draw, Raw, check_latent
+from unidiff_core.stream import Stream
+
+TOLERANCE = 1e-4
+"""Largest difference of tensors that should agree, relative to their largest element."""
+SAMPLE_TOLERANCE = 1e-2
+"""The same for raw samples, relative to the smallest distance between two of those given."""
+
+Distance = Callable[[Raw, Raw], float]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A clause that a codec does not keep."""
+
+    clause: str
+    seen: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.clause}: {self.seen}\n    To mend it: {self.mend}"
+
+
+class ContractError(AssertionError):
+    """A codec that violates its contract; lists every clause that it does not keep."""
+
+    def __init__(self, codec: str, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        rows = "\n".join(f"  {violation}" for violation in violations)
+        super().__init__(f"{codec} violates {len(self.violations)} of {len(CLAUSES)} clauses of the contract.\n{rows}")
+
+
+@dataclass(frozen=True)
+class ContractReport:
+    """What was checked of a codec that keeps its contract."""
+
+    codec: str
+    clauses: tuple[str, ...]
+    remarks: tuple[str, ...]
+    """What is allowed and yet worth a look."""
+
+    def __str__(self) -> str:
+        rows = [f"{self.codec} keeps the contract: {', '.join(self.clauses)}.", *self.remarks]
+        return "\n  ".join(rows)
+
+
+class Broken(Exception):  # noqa: N818  it is no error of the program
+    """Raised by a clause: what was seen, and how to mend it."""
+
+    def __init__(self, seen: str, mend: str) -> None:
+        super().__init__(seen)
+        self.seen, self.mend = seen, mend
+
+
+@dataclass
+class Case:
+    """A codec, samples of its kind, and what it made of them."""
+
+    codec: Codec
+    raws: list[Raw]
+    distance: Distance
+    remarks: list[str] = field(default_factory=list)
+
+    @cached_property
+    def stored(self) -> dict[str, Tensor]:
+        """What `encode` gives."""
+        return self.codec.encode(self.raws)
+
+    @cached_property
+    def latent(self) -> dict[str, Tensor]:
+        """What `latent` makes of it."""
+        return self.codec.latent(self.stored, draw_from(0))
+
+    @cached_property
+    def decoded(self) -> list[Raw]:
+        """What that decodes to."""
+        return self.codec.decode(self.latent)
+
+    @cached_property
+    def sample_tolerance(self) -> float:
+        """Smallest distance between two different given samples, times `SAMPLE_TOLERANCE`."""
+        pairs = [self.distance(a, b) for i, a in enumerate(self.raws) for b in self.raws[:i]]
+        return SAMPLE_TOLERANCE * min((value for value in pairs if 0 < value < float("inf")), default=1.0)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, from the attributes of the same names."""
+        return {name: getattr(self.codec, name) for name in inspect.signature(type(self.codec)).parameters}
+
+    def fresh(self, **changes: Any) -> Codec:
+        """A codec like this one, just constructed."""
+        return type(self.codec)(**self.arguments | changes)
+
+
+def draw_from(first: int) -> Draw:
+    """Noise as the program draws it: a function of the stream and each sample's index, here from `first` on."""
+
+    def draw(stream: str, shape: tuple[int, ...]) -> Tensor:
+        index = torch.arange(first, first + shape[0])
+        return randomness.normal(0, "contract", stream, 0, index, shape[1:])
+
+    return draw
+
+
+def check_codec(codec: Codec, raws: Sequence[Raw], *, distance: Distance | None = None) -> ContractReport:
+    """Check a codec against every clause of the contract.
+
+    Args:
+        codec: with its weights, if it has any, in local folders.
+        raws: two or more different samples.
+        distance: between two raw samples; `Codec.distance` if not given.
+
+    Returns:
+        The clauses that were checked, and remarks; worth printing.
+
+    Raises:
+        ContractError: if a clause is violated; for each such clause, what was seen and how to mend it.
+        ValueError: if there are not two different samples.
+    """
+    case = Case(codec, list(raws), distance or codec.distance)
+    if not any(case.distance(case.raws[0], raw) > 0 for raw in case.raws[1:]):
+        raise ValueError(f"check_codec needs two different samples or more; the {len(case.raws)} given are alike")
+    violations = [violation for clause in CLAUSES if (violation := _violation(clause, case))]
+    # One fault shows in many clauses: an `encode` that raises does so in all. The first clause tells it.
+    first = {violation.seen: violation for violation in reversed(violations)}
+    kept = [violation for violation in violations if first[violation.seen] is violation]
+    name = type(codec).__name__
+    if kept:
+        raise ContractError(name, kept)
+    return ContractReport(name, tuple(map(_title, CLAUSES)), tuple(case.remarks))
+
+
+def _violation(clause: Callable[[Case], None], case: Case) -> Violation | None:
+    try:
+        clause(case)
+    except Broken as broken:
+        return Violation(_title(clause), broken.seen, broken.mend)
+    except Exception as error:  # whatever a stranger's codec raises
+        where = "".join(_place(error, case.codec))
+        return Violation(_title(clause), f"{type(error).__name__}: {error}{where}", f"{clause.__doc__}")
+    return None
+
+
+def _title(clause: Callable[[Case], None]) -> str:
+    return clause.__name__.removeprefix("clause_").replace("_", " ")
+
+
+def _place(error: Exception, codec: Codec) -> Iterator[str]:
+    """The innermost line of the codec's own module that an exception passed through."""
+    own = inspect.getmodule(type(codec))
+    rows = [
+        (frame.f_code.co_qualname, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if own is not None and frame.f_globals is vars(own)
+    ]
+    if rows:
+        yield f" (in {rows[-1][0]}, line {rows[-1][1]})"
+
+
+# --- the clauses: each raises `Broken`, or lets through what the codec raises; its docstring is how to mend that ---
+
+
+def clause_declaration(case: Case) -> None:
+    """Declare `licence`, `extension`, `sources` and `weights` as `Codec` documents them."""
+    codec = case.codec
+    if not isinstance(codec.extension, str) or not codec.extension.isalnum():
+        raise Broken(f"extension is {codec.extension!r}", 'write a file\'s ending without a dot, `extension = "csv"`')
+    for name in ("sources", "weights"):
+        value = getattr(codec, name)
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            raise Broken(f"{name} is {value!r}", f"write a tuple of strings, `{name} = (…,)`")
+    if unknown := set(codec.weights) - set(inspect.signature(type(codec)).parameters):
+        raise Broken(
+            f"weights names {', '.join(sorted(unknown))}, which the constructor does not take",
+            "name the constructor's parameters that hold a path or hub id",
+        )
+
+
+def clause_constructor(case: Case) -> None:
+    """Let the constructor take what the attributes of the same names hold."""
+    parameters = inspect.signature(type(case.codec)).parameters
+    for name, row in parameters.items():
+        if row.kind in (row.VAR_POSITIONAL, row.VAR_KEYWORD, row.POSITIONAL_ONLY):
+            raise Broken(
+                f"the constructor takes {row}", "name every parameter, so that a model directory can record it"
+            )
+        if not hasattr(case.codec, name):
+            raise Broken(
+                f"the constructor's parameter {name!r} is no attribute of the codec",
+                f"keep it: `self.{name} = {name}`",
+            )
+    case.fresh()
+
+
+def clause_model_directory(case: Case) -> None:
+    """Let the constructor take plain data: numbers, strings, lists, mappings, and objects of registered classes."""
+    import yaml
+
+    from unidiff_core.model_directory import build, describe
+    from unidiff_core.plugin import Registration, load_plugins
+
+    registry = load_plugins()
+    cls = type(case.codec)
+    registry.registrations[cls.__name__] = Registration(cls, "the one under test")
+    try:
+        text = yaml.safe_dump(describe(case.codec, registry))
+    except (ValueError, yaml.YAMLError) as error:
+        raise Broken(
+            f"its arguments are not plain data: {' '.join(str(error).split())}",
+            "take numbers, strings, lists, mappings, or objects of registered classes",
+        ) from error
+    built = build(yaml.safe_load(text), registry)
+    if dict(built.streams) != dict(case.codec.streams):
+        raise Broken(
+            f"built again from its own record its streams are {_streams(built)}, not {_streams(case.codec)}",
+            "keep each parameter as it was given, and derive the streams from these attributes",
+        )
+
+
+def clause_lazy_loading(case: Case) -> None:
+    """Answer `streams` from the constructor's arguments alone; load networks at first use."""
+    absent = dict.fromkeys(case.codec.weights, "no/such/weights")
+    try:
+        codec = case.fresh(**absent)
+        declared = dict(codec.streams)
+    except Exception as error:
+        raise Broken(
+            f"without its weights it does not answer `streams`: {type(error).__name__}: {error}",
+            "declare shapes from constructor parameters, and load the weights in `encode` and `decode`",
+        ) from error
+    if declared != dict(case.codec.streams):
+        raise Broken(
+            f"before loading its streams are {_streams(codec)}, afterwards {_streams(case.codec)}",
+            "declare shapes from constructor parameters, and raise at first use if the weights differ",
+        )
+    if loaded := [name for name, _ in codec.named_parameters()]:
+        raise Broken(
+            f"a codec that was not used yet has {len(loaded)} parameters, {loaded[0]} the first",
+            "load networks at first use: set `self._network = None`, and load in a method that `encode` calls",
+        )
+
+
+def clause_streams(case: Case) -> None:
+    """Make `encode` and `latent` give what `streams` declares."""
+    streams = case.codec.streams
+    if not streams or not all(isinstance(row, Stream) for row in streams.values()):
+        raise Broken(f"streams is {streams!r}", "declare at least one, `{'values': Stream.vector(8)}`")
+    if bad := [name for name in streams if "." in name]:
+        raise Broken(f"the stream name {bad[0]!r} has a dot", "a dot stands between modality and stream; leave it out")
+    for name, value in case.stored.items():
+        if len(value) != len(case.raws):
+            raise Broken(
+                f"encode gives {len(value)} rows of {name!r} for {len(case.raws)} samples",
+                "give each stored tensor a row per sample, first",
+            )
+    try:
+        check_latent(case.codec, case.latent)
+    except ValueError as error:
+        raise Broken(str(error), "make them agree: `streams` is what the network is built from") from error
+    for name, stream in streams.items():
+        if (found := tuple(case.latent[name].shape[1:])) != stream.shape:
+            case.remarks.append(f"streams: {name} came as {found}, its native shape is {stream.shape}.")
+
+
+def clause_dtype(case: Case) -> None:
+    """Give latents of the declared dtype, finite."""
+    for name, stream in case.codec.streams.items():
+        value = case.latent[name]
+        if value.dtype != getattr(torch, stream.dtype):
+            raise Broken(f"{name!r} is declared {stream.dtype} and comes as {value.dtype}", "convert it in `latent`")
+        if not value.isfinite().all():
+            raise Broken(f"{name!r} holds what is not finite", "mask or clip it in `encode`")
+        mean, std = value.double().mean().item(), value.double().std(unbiased=False).item()
+        if abs(mean) > 3 or not 0.1 <= std <= 10:
+            case.remarks.append(
+                f"dtype: {name} has mean {mean:.3g} and standard deviation {std:.3g} over these samples; diffusion "
+                "works best near 0 and 1, so normalise in the codec."
+            )
+
+
+def clause_determinism(case: Case) -> None:
+    """Make `encode` and `decode` give the same again."""
+    results = []
+    for seed in (1, 2):
+        with _global_seed(seed):
+            stored = case.codec.encode(case.raws)
+            latent = case.codec.latent(stored, draw_from(0))
+            results.append((stored, latent, case.codec.decode(case.latent)))
+    mend = "draw nothing; `latent` takes its noise from `draw`, and a sampling decoder uses a generator of its own"
+    for what, first, second in zip(("encode", "latent"), *results, strict=False):
+        if name := _differing(first, second, 0.0):
+            raise Broken(f"{what} gives another {name!r} at the second call, under another global seed", mend)
+    for a, b in zip(results[0][2], results[1][2], strict=True):
+        if case.distance(a, b) > 0:
+            raise Broken("decode gives another sample at the second call, under another global seed", mend)
+
+
+def clause_global_randomness(case: Case) -> None:
+    """Leave the random state of torch, numpy and random alone."""
+    _use(case, case.codec)
+    before = _global_states()
+    _use(case, case.codec)
+    after = _global_states()
+    if moved := [name for name in before if not _same_state(before[name], after[name])]:
+        raise Broken(
+            f"it draws from the global random state of {' and '.join(moved)}",
+            "use a generator of your own; a global draw changes every later one of the program",
+        )
+
+
+def clause_batch_independence(case: Case) -> None:
+    """Let each result depend on its own sample only."""
+    mend = "compute nothing over the batch: no batch statistics, and padding to a fixed shape, never to the longest"
+    for i, raw in enumerate(case.raws):
+        stored = case.codec.encode([raw])
+        if name := _differing(stored, _row(case.stored, i), TOLERANCE):
+            raise Broken(f"encode gives sample {i} another {name!r} alone than in its batch", mend)
+        latent = case.codec.latent(_row(case.stored, i), draw_from(i))
+        if name := _differing(latent, _row(case.latent, i), TOLERANCE):
+            raise Broken(f"latent gives sample {i} another {name!r} alone than in its batch", mend)
+        alone = case.codec.decode(_row(case.latent, i))[0]
+        if not (far := case.distance(alone, case.decoded[i])) <= case.sample_tolerance:
+            raise Broken(f"decode gives sample {i} alone at a distance of {far:.3g} from that in its batch", mend)
+
+
+def clause_round_trip(case: Case) -> None:
+    """Decode a sample for each latent, as near to the original as `round_trip` states."""
+    if len(case.decoded) != len(case.raws):
+        raise Broken(f"decode gives {len(case.decoded)} samples for {len(case.raws)} latents", "give one for each")
+    far = max(case.distance(a, b) for a, b in zip(case.raws, case.decoded, strict=True))
+    bound = case.codec.round_trip
+    if bound is None:
+        case.remarks.append(f"round trip: no bound is stated (`round_trip`); the largest distance here is {far:.3g}.")
+    elif not far <= bound:
+        raise Broken(
+            f"a sample comes back at a distance of {far:.3g}, and the codec states at most {bound:.3g}",
+            "mend `encode` or `decode`, or state a larger `round_trip`",
+        )
+
+
+def clause_empty_batch(case: Case) -> None:
+    """Take an empty list of samples: an empty batch has rows of the usual shape, and there are none of them."""
+    stored = case.codec.encode([])
+    mend = "build tensors with the batch size in their shape: `torch.tensor(raws).view(len(raws), *shape)`"
+    for name, value in case.stored.items():
+        if name not in stored or stored[name].shape != (0, *value.shape[1:]):
+            found = tuple(stored[name].shape) if name in stored else "nothing"
+            raise Broken(f"encode([]) gives {found} for {name!r}, not {(0, *value.shape[1:])}", mend)
+    for name, value in case.codec.latent(stored, draw_from(0)).items():
+        if value.shape != (0, *case.latent[name].shape[1:]):
+            raise Broken(f"latent of an empty batch gives {tuple(value.shape)} for {name!r}", mend)
+    empty = {name: value[:0] for name, value in case.latent.items()}
+    if decoded := case.codec.decode(empty):
+        raise Broken(f"decode of an empty batch gives {decoded!r}", "give an empty list")
+
+
+def clause_missing_sample(case: Case) -> None:
+    """Let `latent` take zeros, which stand in for the stored tensors of a sample that lacks this modality."""
+    zeros = {name: torch.zeros_like(value) for name, value in case.stored.items()}
+    latent = case.codec.latent(zeros, draw_from(0))
+    for name, value in latent.items():
+        if value.shape != case.latent[name].shape:
+            raise Broken(
+                f"for zeros latent gives {name!r} as {tuple(value.shape)}", "give the shape that any other sample has"
+            )
+        if not value.isfinite().all():
+            raise Broken(
+                f"for zeros latent gives a {name!r} that is not finite",
+                "guard a division or a logarithm; what stands in for missing data is masked, but must be a number",
+            )
+
+
+def clause_frozen(case: Case) -> None:
+    """Freeze the networks, and keep them in eval mode."""
+    _use(case, case.codec)
+    if free := [name for name, value in case.codec.named_parameters() if value.requires_grad]:
+        raise Broken(
+            f"{len(free)} parameters require a gradient, {free[0]} the first", "`network.requires_grad_(False)`"
+        )
+    was = case.codec.training
+    case.codec.train()
+    active = [name for name, module in case.codec.named_modules() if module.training and name]
+    case.codec.train(was)
+    if active and list(case.codec.parameters()):
+        raise Broken(
+            f"after `train()` the network {active[0]} is in training mode",
+            "override `train(self, mode=True)`: `return super().train(False)`",
+        )
+    tensors = [*case.codec.encode(case.raws).values(), *case.codec.latent(case.stored, draw_from(0)).values()]
+    if any(value.requires_grad for value in tensors):
+        raise Broken("its tensors carry a gradient", "decorate `encode` and `decode` with @torch.no_grad()")
+
+
+def clause_device(case: Case) -> None:
+    """Let `codec.to(device)` move every tensor that the codec owns."""
+    _use(case, case.codec)
+    moved = copy.deepcopy(case.codec).to("meta")
+    if stray := [name for module in moved.modules() for name in _stray(vars(module))]:
+        raise Broken(
+            f"`codec.to(device)` leaves {', '.join(stray)} behind",
+            "keep a tensor by `self.register_buffer(name, tensor, persistent=False)`, a module as an attribute, "
+            "not in a list",
+        )
+
+
+def clause_pickling(case: Case) -> None:
+    """Pickle to a worker process, before and after first use."""
+    for when, codec in (("before", case.fresh()), ("after", case.codec)):
+        if when == "after":
+            _use(case, codec)
+        try:
+            twin = pickle.loads(pickle.dumps(codec))  # our own bytes, made in this line
+        except Exception as error:
+            raise Broken(
+                f"{when} first use it cannot be pickled: {type(error).__name__}: {error}",
+                "define the class in a module; keep no lambda, no open file and no lock as an attribute",
+            ) from error
+        if name := _differing(twin.encode(case.raws), case.stored, TOLERANCE):
+            raise Broken(f"pickled {when} first use it encodes another {name!r}", "keep all its state as attributes")
+
+
+def clause_network(case: Case) -> None:
+    """Reach for no network."""
+    reached: list[str] = []
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        reached.append(next((str(value) for value in arguments if isinstance(value, (str, tuple))), "a socket"))
+        raise OSError("the network is blocked by check_codec")
+
+    with (
+        mock.patch.object(socket.socket, "connect", refuse),
+        mock.patch.object(socket, "create_connection", refuse),
+        mock.patch.object(socket, "getaddrinfo", refuse),
+    ):
+        try:
+            _use(case, case.fresh())
+        except Exception:
+            if not reached:
+                raise
+    if reached:
+        raise Broken(
+            f"it reached for the network, {reached[0]} first",
+            "read weights from the folder that the constructor was given, and fetch only what the user named",
+        )
+
+
+def clause_file(case: Case) -> None:
+    """Make `to_bytes` and `from_bytes` each other's inverse, and `save` write files that `parse` or a person reads."""
+    codec = case.codec
+    for raw in case.raws:
+        data = codec.to_bytes(raw)
+        if not isinstance(data, bytes):
+            raise Broken(f"to_bytes gives a {type(data).__name__}", "give the content of a file, as bytes")
+        if not (far := case.distance(raw, codec.from_bytes(data))) <= case.sample_tolerance:
+            raise Broken(f"a sample comes back from its own bytes at a distance of {far:.3g}", "mend one of the two")
+    try:
+        codec.from_bytes(b"\xff\x00 no sample at all")
+    except ValueError:
+        pass  # as it should: the command line tells it to the user
+    except Exception as error:
+        raise Broken(
+            f"for a file that is no sample from_bytes raises {type(error).__name__}: {error}",
+            "raise ValueError, which says why; a recipe names the file with it",
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        paths = codec.save(case.raws, Path(folder), first_index=0)
+        if not paths or not all(Path(path).is_file() for path in paths):
+            raise Broken(f"save gives {paths}, which are not all files", "write the files, and return their paths")
+    if not isinstance(codec.html(case.raws[0]), str):
+        raise Broken("html gives no string", "give an HTML fragment")
+
+
+CLAUSES: tuple[Callable[[Case], None], ...] = (
+    clause_declaration,
+    clause_constructor,
+    clause_model_directory,
+    clause_lazy_loading,
+    clause_streams,
+    clause_dtype,
+    clause_determinism,
+    clause_global_randomness,
+    clause_batch_independence,
+    clause_round_trip,
+    clause_empty_batch,
+    clause_missing_sample,
+    clause_frozen,
+    clause_device,
+    clause_pickling,
+    clause_network,
+    clause_file,
+)
+"""In this order; an earlier clause tells a fault that shows in later ones too."""
+
+
+def _streams(codec: Codec) -> str:
+    return ", ".join(f"{name} {stream}" for name, stream in codec.streams.items())
+
+
+def _use(case: Case, codec: Codec) -> None:
+    """Every half of the codec once, so that all it loads is loaded."""
+    codec.decode(codec.latent(codec.encode(case.raws), draw_from(0)))
+
+
+def _row(tensors: Mapping[str, Tensor], i: int) -> dict[str, Tensor]:
+    return {name: value[i : i + 1] for name, value in tensors.items()}
+
+
+def _differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor], tolerance: float) -> str | None:
+    """The first name at which two mappings differ by more than the tolerance."""
+    for name in [*a, *b]:
+        if name not in a or name not in b or a[name].shape != b[name].shape:
+            return name
+        x, y = a[name].double().nan_to_num(), b[name].double().nan_to_num()
+        if x.numel() and (x - y).abs().max() > tolerance * y.abs().max():
+            return name
+    return None
+
+
+def _stray(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the tensors that are not on the meta device, and of the modules in lists and dictionaries."""
+    for name, value in attributes.items():
+        if name in ("_parameters", "_buffers", "_modules"):
+            continue
+        for item in _flat(value):
+            if isinstance(item, nn.Module) or (isinstance(item, Tensor) and item.device.type != "meta"):
+                yield name
+                break
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """A value, and what is in it if it is a list, a tuple or a dictionary."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _global_states() -> dict[str, Any]:
+    return {"torch": torch.get_rng_state(), "numpy": np.random.get_state(legacy=True), "random": random.getstate()}
+
+
+def _same_state(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@contextmanager
+def _global_seed(seed: int) -> Iterator[None]:
+    """Seed torch, numpy and random, and put their states back."""
+    states = _global_states()
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states["torch"])
+        np.random.set_state(states["numpy"])
+        random.setstate(states["random"])
