@@ -8,8 +8,10 @@ does, no reading counts as wrong, elsewhere such a sample is left out.
   judge has no reading of any given, as it does not state the label.
 * ``given_<label>``: the judge's own share right on the givens themselves.
 * ``<label>``, several solved: share of samples in which all solved modalities that state it, two at least, agree.
-* ``<label>_tv``, nothing given: total variation distance of the readings' histogram (None is a category) to that of the
-  readings of the real training samples of the same modality. Of several solved modalities: the largest.
+  ``<modality>+<modality>.<label>``, more than two solved: the same of each pair.
+* ``<label>_tv``, of a label that no given states: total variation distance of the readings' histogram (None is a
+  category) to that of the readings of the real training samples of the same modality, if it ever states it. Of several
+  solved modalities: the largest.
 * ``well_formed``, under the judge's own name for it: share of samples that are formally right.
 * ``nearest``: share of samples nearer to a training sample than the first percentile of the distances of test samples
   to their nearest training samples, in the judge's features. A model that copies has a large one; data has 0.01.
@@ -19,6 +21,7 @@ A metric that several solved modalities have is prefixed: ``<modality>.<metric>`
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +126,10 @@ class Yardstick:
         """Whether real samples of a modality state a label."""
         return bool(_is_stated(self.test_readings[modality][label]).mean() >= ALWAYS)
 
+    def ever_states(self, modality: str, label: str) -> bool:
+        """Whether any real sample of a modality states a label."""
+        return modality in self.modalities and bool(_is_stated(self.test_readings[modality][label]).any())
+
     def accuracies(self) -> dict[str, dict[str, Estimate]]:
         """Modality → label → the judge's share right on real test samples, of those that state the label."""
         rows = {
@@ -199,10 +206,11 @@ def measure(yardstick: Yardstick, drawn: Drawn) -> tuple[dict[str, Estimate], di
         right, of_givens = _against_givens(yardstick, drawn, readings)
         faults |= right
         others |= _estimates(of_givens)
-    else:
-        others |= _distribution(yardstick, readings)
-    if len(readings) > 1:
-        faults |= {label: yardstick.agreement(readings, label) for label in judge.labels}
+    open_labels = [
+        label for label in judge.labels if not any(yardstick.ever_states(name, label) for name in drawn.given)
+    ]
+    others |= _distribution(yardstick, readings, open_labels)
+    faults |= _agreements(yardstick, readings)
     faults |= _well_formed(judge, drawn.solved)
     near = {name: hits for name, raws in drawn.solved.items() if (hits := yardstick.nearness(name, raws))}
     others |= _estimates(_prefixed({name: {"nearest": hits} for name, hits in near.items()}))
@@ -230,13 +238,30 @@ def _against_givens(
     return _prefixed({name: compare(name, read) for name, read in readings.items()}), _prefixed(of_givens)
 
 
-def _distribution(yardstick: Yardstick, readings: Mapping[str, Readings]) -> dict[str, Estimate]:
+def _agreements(yardstick: Yardstick, readings: Mapping[str, Readings]) -> dict[str, Hits]:
+    """Of all solved modalities together, and of each pair where there are more than two."""
+    groups = {"": tuple(readings)} if len(readings) > 1 else {}
+    if len(readings) > 2:
+        groups |= {f"{a}+{b}.": (a, b) for a, b in itertools.combinations(readings, 2)}
+    return {
+        prefix + label: yardstick.agreement({name: readings[name] for name in group}, label)
+        for prefix, group in groups.items()
+        for label in yardstick.judge.labels
+    }
+
+
+def _distribution(yardstick: Yardstick, readings: Mapping[str, Readings], labels: Sequence[str]) -> dict[str, Estimate]:
     rows = {
-        name: {f"{label}_tv": total_variation(read[label], yardstick.typical[name][label]) for label in read}
+        name: {
+            f"{label}_tv": total_variation(read[label], yardstick.typical[name][label])
+            for label in labels
+            if yardstick.ever_states(name, label)
+        }
         for name, read in readings.items()
     }
-    labels = [f"{label}_tv" for label in yardstick.judge.labels]
-    worst = {label: max((row[label] for row in rows.values()), key=lambda cell: cell.value) for label in labels if rows}
+    worst: dict[str, Estimate] = {}
+    for metric, cell in [pair for row in rows.values() for pair in row.items()]:
+        worst[metric] = max(worst.get(metric, cell), cell, key=lambda estimate: estimate.value)
     return worst | _prefixed(rows)
 
 

@@ -11,7 +11,7 @@ import pytest
 from unidiff_core.estimate import share, total_variation
 from unidiff_core.evaluation import Criterion, Query, Settings, evaluate
 from unidiff_core.judge import Judge
-from unidiff_core.metric import Samples, Yardstick, load_samples, nearest_distances
+from unidiff_core.metric import Drawn, Samples, Yardstick, load_samples, measure, nearest_distances
 from unidiff_core.report import table_rows, unmeasured, write_report
 from unidiff_core.shard import write_shards
 from unidiff_core.spec import TimestepSpec
@@ -203,6 +203,62 @@ def test_a_copy_counts_as_near(tmp_path):
     yardstick = Yardstick(Numbers(), Samples(train, labels), Samples(test, labels))
     assert yardstick.nearness("upper", train["upper"]).estimate.value == 1.0
     assert yardstick.nearness("upper", test["upper"]).estimate.value <= 0.02
+
+
+class ThreeJudge(LetterJudge):
+    """Reads a third modality, "bare" ("a"), which has a letter and never a mark."""
+
+    labels = ("letter", "mark")
+    modalities = ("upper", "lower", "bare")
+
+    def features(self, modality, raws):
+        return None
+
+
+@pytest.fixture
+def three():
+    rows = [(letter, mark) for letter in "aabc" for mark in "!?"]
+    raws = {
+        "upper": [f"{letter.upper()}0{mark}" for letter, mark in rows],
+        "lower": [f"{letter}0{mark}" for letter, mark in rows],
+        "bare": [letter for letter, _ in rows],
+    }
+    samples = Samples(raws, {"letter": [row[0] for row in rows], "mark": [row[1] for row in rows]})
+    return Yardstick(ThreeJudge(), samples, samples)
+
+
+def test_three_solved_agree_all_together_and_in_pairs(three):
+    solved = {
+        "upper": ["A0!", "A0!", "A0!", "B0?"],
+        "lower": ["a0!", "a0?", "b0!", "b0?"],
+        "bare": ["a", "a", "b", "x"],
+    }
+    metrics, _ = measure(three, Drawn({}, solved, {}))
+    values = {name: cell.value for name, cell in metrics.items() if not name.endswith("_tv")}
+    assert values == {
+        **{"letter": 0.5, "upper+lower.letter": 0.75, "upper+bare.letter": 0.5, "lower+bare.letter": 0.75},
+        **{"mark": 0.75, "upper+lower.mark": 0.75, "tidy": 1.0},  # "bare" has no mark to agree on
+    }
+    tv = [metrics[f"{name}letter_tv"].value for name in ("", "upper.", "lower.", "bare.")]
+    assert tv == [0.25] * 4  # of (0.75, 0.25, 0), (0.5, 0.5, 0) and (0.5, 0.25, 0 and 0.25 unread) to (0.5, 0.25, 0.25)
+    assert "bare.mark_tv" not in metrics and metrics["mark_tv"].value == 0.25
+
+
+def test_what_no_given_states_is_free_and_measured_as_a_distribution(three):
+    drawn = Drawn({"bare": ["a", "b"]}, {"upper": ["A0!", "B0!"]}, {"letter": ["a", "b"], "mark": ["?", "?"]})
+    metrics, _ = measure(three, drawn)
+    assert {name: cell.value for name, cell in metrics.items()} == {"letter": 1.0, "given_letter": 1.0, "mark_tv": 0.5}
+
+
+def test_several_givens_and_several_solved(three):
+    known = {"letter": ["a", "b"], "mark": ["!", "?"]}
+    given = {"lower": ["a0!", "b0?"], "bare": ["a", "b"]}
+    metrics, faults = measure(three, Drawn(given, {"upper": ["A0!", "B0!"]}, known))
+    assert {name: cell.value for name, cell in metrics.items() if "given" not in name} == {"letter": 1.0, "mark": 0.5}
+    assert metrics["lower.given_mark"].value == metrics["bare.given_letter"].value == 1.0 and set(faults) >= {"letter"}
+    metrics, _ = measure(three, Drawn({"bare": ["a", "b"]}, {"upper": ["A0!", "C0!"], "lower": ["a0!", "b0?"]}, known))
+    expected = {"upper.letter": 0.5, "lower.letter": 1.0, "letter": 0.5, "mark": 0.5}
+    assert {name: metrics[name].value for name in expected} == expected
 
 
 def test_givens_go_round_and_progress_is_in_samples(settings):

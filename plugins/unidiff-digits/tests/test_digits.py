@@ -1,12 +1,14 @@
 import io
 import json
+import wave
 from collections import Counter
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from unidiff_digits import grammar
+from unidiff_digits import grammar, tone
 from unidiff_digits.judge import DigitsJudge
 from unidiff_digits.source import DigitsSource, draw, load_scans
 
@@ -153,3 +155,65 @@ def test_the_plugin_registers():
     assert not registered.failures
     assert {"DigitsSource", "DigitsJudge"} <= set(registered.registrations)
     assert registered.registrations["DigitsJudge"].distribution == "unidiff-digits"
+
+
+def sounds(source, split):
+    for row in source.samples(split):
+        with wave.open(io.BytesIO(row["wav"])) as file:
+            form = file.getnchannels(), file.getsampwidth(), file.getframerate()
+            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32767
+        assert form == (1, 2, tone.RATE)
+        yield json.loads(row["json"])["digit"], SimpleNamespace(samples=samples, rate=tone.RATE)
+
+
+@pytest.fixture(scope="module")
+def dialled():
+    return list(sounds(DigitsSource(sound=True, renderings_train=1), "train"))
+
+
+def test_sound_changes_nothing_else():
+    silent, sounding = (list(DigitsSource(scans=5, sound=sound).samples("test")) for sound in (False, True))
+    assert [{key: value for key, value in row.items() if key != "wav"} for row in sounding] == silent
+    assert len({row["wav"] for row in sounding}) == 15
+
+
+def test_the_judge_reads_what_was_dialled(dialled):
+    readings = DigitsJudge().read("audio", [sound for _, sound in dialled])
+    right = np.mean([a == digit for a, (digit, _) in zip(readings["digit"], dialled, strict=True)])
+    assert len(dialled) == 1437 and right >= 0.999
+    assert set(readings["colour"] + readings["ground"]) == {None}
+
+
+def test_the_judge_reads_through_more_noise_silence_and_other_rates(dialled):
+    rng = np.random.default_rng(0)
+    for digit, sound in dialled[:50]:
+        x = sound.samples
+        louder = x + np.sqrt((x**2).mean()) * 10 ** (-5 / 20) * rng.standard_normal(len(x))  # 5 dB below the tone
+        assert tone.read(louder, tone.RATE) == tone.read(np.pad(x, 3000), tone.RATE) == digit
+        assert tone.read(np.repeat(x, 2), 2 * tone.RATE) == digit
+
+
+def test_what_is_no_dial_tone_of_a_digit_reads_as_none(dialled):
+    rng = np.random.default_rng(0)
+    time = np.arange(2400) / tone.RATE
+    star, single, low = (
+        sum(np.sin(2 * np.pi * f * time) for f in row) / 4 for row in ((941, 1209), (770,), (300, 450))
+    )
+    two_keys = dialled[0][1].samples[:1000] + next(s.samples[:1000] for d, s in dialled if d != dialled[0][0])
+    for samples in (star, single, low, two_keys, rng.normal(0, 0.2, 2400), np.zeros(2400), np.zeros(0)):
+        assert tone.read(samples, tone.RATE) is None
+    assert tone.read(dialled[0][1].samples, 2000) is None  # below twice the highest frequency nothing can be said
+
+
+def test_goertzel_is_the_energy_of_a_sinusoid():
+    time = np.arange(4000) / tone.RATE
+    frames = tone._frames(0.3 * np.sin(2 * np.pi * 770 * time + 1), 320)
+    energies = tone.goertzel(frames, tone.RATE, (697, 770, 852)).sum(axis=0) / (frames**2).sum()
+    assert energies[1] == pytest.approx(1, abs=0.01) and max(energies[[0, 2]]) < 0.01
+
+
+def test_each_digit_has_its_own_frequencies():
+    assert {tone.frequencies(str(digit)) for digit in range(10)} == {
+        *product((697, 770, 852), (1209, 1336, 1477)),
+        (941, 1336),
+    }

@@ -1,1 +1,1 @@
-"""Coloured handwritten digits with captions: a source of samples and a judge of them."""
+"""Coloured handwritten digits with captions and dial tones: a source of samples and a judge of them."""

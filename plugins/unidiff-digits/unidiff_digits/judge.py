@@ -1,4 +1,4 @@
-"""Reads digit, ink colour and ground off images and captions."""
+"""Reads digit, ink colour and ground off images and captions, and the digit off sounds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from unidiff_core.codec import Raw
 from unidiff_core.judge import Judge
+from unidiff_digits import tone
 from unidiff_digits.grammar import parse, spot
 from unidiff_digits.source import SIZE
 
@@ -35,13 +36,14 @@ class Drawing(NamedTuple):
 
 
 class DigitsJudge(Judge):
-    """Reads "digit", "colour" (of the ink) and "ground" off coloured digits and off their captions.
+    """Reads "digit", "colour" (of the ink) and "ground" off coloured digits, their captions and dial tones.
 
     Images: ground and ink are estimated, the picture is turned into an intensity map at the scans' own 8×8, and a
     support-vector machine (RBF kernel) reads the digit; ink and ground are named by the nearest mean of the training
     images' estimates. A picture that is not one ink on one ground reads as None throughout.
     Captions: any text that names exactly one digit (one colour, one ground) reads as that; only a sentence of the
     grammar is well-formed.
+    Sounds, anything with `samples` ``[n]`` and `rate`: Goertzel filters read the digit; they have no colour or ground.
 
     Args:
         contrast: least distance of ink and ground, RGB in 0..255, of a readable picture. Real ones have 140 and more.
@@ -51,7 +53,7 @@ class DigitsJudge(Judge):
     """
 
     labels = ("digit", "colour", "ground")
-    modalities = ("image", "text")
+    modalities = ("image", "text", "audio")
     well_formed_name = "grammatical"
 
     def __init__(self, contrast: float = 60.0, explained: float = 0.7, regularization: float = 10.0) -> None:
@@ -62,7 +64,7 @@ class DigitsJudge(Judge):
         self._means: dict[str, dict[str, np.ndarray]] = {}
 
     def fit(self, modality: str, raws: Sequence[Raw], labels: dict[str, list[str]]) -> None:
-        """Train the image readers; captions need none."""
+        """Train the image readers; captions and sounds need none."""
         if modality != "image":
             return
         from sklearn.svm import SVC
@@ -80,6 +82,9 @@ class DigitsJudge(Judge):
         if modality == "text":
             readings = [spot(raw) for raw in raws]
             return {label: [getattr(reading, label) for reading in readings] for label in self.labels}
+        if modality == "audio":
+            unsaid: list[str | None] = [None] * len(raws)
+            return dict.fromkeys(self.labels, unsaid) | {"digit": [tone.read(raw.samples, raw.rate) for raw in raws]}
         if self._machine is None:
             raise ValueError("the judge has not seen training images yet; call fit first")
         drawing = self._take_apart(raws)
@@ -105,7 +110,7 @@ class DigitsJudge(Judge):
 
     def _check(self, modality: str) -> None:
         if modality not in self.modalities:
-            raise ValueError(f"DigitsJudge cannot read {modality!r}; it reads {' and '.join(self.modalities)}")
+            raise ValueError(f"DigitsJudge cannot read {modality!r}; it reads {', '.join(self.modalities)}")
 
     def _take_apart(self, raws: Sequence[Raw]) -> Drawing:
         pixels = np.stack([_pixels(raw) for raw in raws])  # (n, 32, 32, 3)

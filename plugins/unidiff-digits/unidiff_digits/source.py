@@ -1,4 +1,4 @@
-"""Coloured handwritten digits, made from scikit-learn's scans."""
+"""Coloured handwritten digits, made from scikit-learn's scans, and their dial tones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from unidiff_core.shard import Members
 from unidiff_core.source import Source
+from unidiff_digits import tone
 from unidiff_digits.grammar import COLOURS, GROUNDS, PHRASINGS, phrase
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def _deck(values: Sequence[T], rng: np.random.Generator) -> Iterator[T]:
 
 
 class DigitsSource(Source):
-    """Handwritten digits in colour, with captions and labels.
+    """Handwritten digits in colour, with captions, labels, and if wanted the sound of dialling them.
 
     The first 80 % of the scans by index are `train`, the last 20 % (approximately other writers) are `test`.
 
@@ -69,8 +70,9 @@ class DigitsSource(Source):
         renderings_train: how often each training scan is drawn, each time in another ink, ground and phrasing.
         renderings_test: the same for each test scan; 3 give 1080 samples.
         scans: at most so many scans of each split, for a quick try; all by default.
-        seed: of the choice of inks, grounds and phrasings.
+        seed: of the choice of inks, grounds and phrasings, and of the sounds.
         inks: colours that are drawn, of `COLOURS`.
+        sound: whether each sample has a dial tone too, a WAV file; it changes nothing else.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class DigitsSource(Source):
         scans: int | None = None,
         seed: int = 0,
         inks: Sequence[str] = USUAL,
+        sound: bool = False,
     ) -> None:
         if min(renderings_train, renderings_test) < 1 or (scans is not None and scans < 1):
             raise ValueError(f"renderings and scans are at least 1, not {renderings_train}, {renderings_test}, {scans}")
@@ -90,6 +93,7 @@ class DigitsSource(Source):
         self.renderings_test = renderings_test
         self.scans = scans
         self.seed = seed
+        self.sound = sound
 
     @property
     def splits(self) -> dict[str, int]:
@@ -97,9 +101,9 @@ class DigitsSource(Source):
         return {split: len(self._indices(split)) * self._renderings(split) for split in ("train", "test")}
 
     def samples(self, split: str) -> Iterator[Members]:
-        """PNG, caption and labels, scan by scan."""
+        """PNG, caption and labels, and a WAV file if there is sound, scan by scan."""
         scans, numerals = load_scans()
-        rng = np.random.default_rng([self.seed, split == "test"])
+        rng, sounds = (np.random.default_rng([self.seed, split == "test", *more]) for more in ([], [1]))
         looks = _deck([(colour, ground) for colour in self.inks for ground in GROUNDS], rng)
         phrasings = _deck(range(len(PHRASINGS)), rng)
         for index in self._indices(split):
@@ -112,6 +116,8 @@ class DigitsSource(Source):
                     "txt": phrase(phrasing, digit, colour, ground).encode(),
                     "json": json.dumps({"digit": digit, "colour": colour, "ground": ground}).encode(),
                 }
+                if self.sound:
+                    members["wav"] = tone.wav(tone.synthesise(digit, sounds))
                 yield members
 
     def _indices(self, split: str) -> range:
