@@ -16,10 +16,10 @@ demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report
 	$(BIN)/unidiffuser sample runs/digits "image | text" --given text="a red seven" --num 16 --guidance 2 --out runs/digits/samples
 	$(BIN)/unidiffuser evaluate runs/digits -c $(RECIPE)/evaluate.yaml
 
-PEACH := peach,peach,peach,red,green,blue,yellow,cyan,magenta
+PEACH := peach,peach,peach,peach,peach,peach,red,green,blue,yellow,cyan,magenta
 
 finetune: .venv/.installed  ## after `make demo`: its model learns an ink from a folder of images, and is judged on old and new
-	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.inks='[$(PEACH)]' --source.renderings_train=4 --output=runs/peach/shards
+	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.inks='[$(PEACH)]' --output=runs/peach/shards
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.inks='[peach]' --source.renderings_train=1 --output=runs/peach/new
 	mkdir -p runs/peach/images
 	for tar in runs/peach/shards/train/*.tar; do tar -xf $$tar -C runs/peach/images --exclude='*.json'; done
@@ -40,9 +40,11 @@ lint: .venv/.installed  ## style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.venv/.installed: pyproject.toml constraints.txt plugins/unidiff-digits/pyproject.toml
+PLUGINS := plugins/unidiff-digits plugins/unidiff-audio
+
+.venv/.installed: pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" --editable plugins/unidiff-digits
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" $(addprefix --editable ,$(PLUGINS))
 	touch $@
 
 clean:

@@ -217,3 +217,17 @@ def test_each_digit_has_its_own_frequencies():
         *product((697, 770, 852), (1209, 1336, 1477)),
         (941, 1336),
     }
+
+
+def test_training_samples_may_lack_members():
+    whole, source = (DigitsSource(renderings_train=2, scans=60, sound=True, lacks=lacks) for lacks in (None, LACKS))
+    rows, full = list(source.samples("train")), list(whole.samples("train"))
+    shares = {member: sum(member not in row for row in rows) / len(rows) for member in ("png", "txt", "wav")}
+    assert shares == {"png": 0, "txt": pytest.approx(0.5, abs=0.15), "wav": pytest.approx(0.2, abs=0.12)}
+    assert all(row.items() <= other.items() for row, other in zip(rows, full, strict=True))
+    assert all({"png", "txt", "wav"} <= row.keys() for row in source.samples("test"))
+    with pytest.raises(ValueError, match="gif"):
+        DigitsSource(lacks={"gif": 0.5})
+
+
+LACKS = {"txt": 0.5, "wav": 0.2}

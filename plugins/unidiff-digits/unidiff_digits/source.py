@@ -73,6 +73,7 @@ class DigitsSource(Source):
         seed: of the choice of inks, grounds and phrasings, and of the sounds.
         inks: colours that are drawn, of `COLOURS`.
         sound: whether each sample has a dial tone too, a WAV file; it changes nothing else.
+        lacks: member → share of the training samples that lack it, drawn at random: ``{wav: 0.5, txt: 0.5}``.
     """
 
     def __init__(
@@ -83,12 +84,16 @@ class DigitsSource(Source):
         seed: int = 0,
         inks: Sequence[str] = USUAL,
         sound: bool = False,
+        lacks: dict[str, float] | None = None,
     ) -> None:
         if min(renderings_train, renderings_test) < 1 or (scans is not None and scans < 1):
             raise ValueError(f"renderings and scans are at least 1, not {renderings_train}, {renderings_test}, {scans}")
         if not inks or set(inks) - set(COLOURS):
             raise ValueError(f"the inks are some of {', '.join(COLOURS)}, not {', '.join(inks) or 'none'}")
+        if set(lacks or {}) - {"png", "txt", "wav"} or not all(0 <= share <= 1 for share in (lacks or {}).values()):
+            raise ValueError(f"lacks gives shares, from 0 to 1, of samples without png, txt or wav, not {lacks}")
         self.inks = tuple(inks)
+        self.lacks = dict(lacks or {})
         self.renderings_train = renderings_train
         self.renderings_test = renderings_test
         self.scans = scans
@@ -103,7 +108,7 @@ class DigitsSource(Source):
     def samples(self, split: str) -> Iterator[Members]:
         """PNG, caption and labels, and a WAV file if there is sound, scan by scan."""
         scans, numerals = load_scans()
-        rng, sounds = (np.random.default_rng([self.seed, split == "test", *more]) for more in ([], [1]))
+        rng, sounds, lots = (np.random.default_rng([self.seed, split == "test", *more]) for more in ([], [1], [2]))
         looks = _deck([(colour, ground) for colour in self.inks for ground in GROUNDS], rng)
         phrasings = _deck(range(len(PHRASINGS)), rng)
         for index in self._indices(split):
@@ -118,7 +123,8 @@ class DigitsSource(Source):
                 }
                 if self.sound:
                     members["wav"] = tone.wav(tone.synthesise(digit, sounds))
-                yield members
+                lacking = [member for member, share in self.lacks.items() if lots.random() < share]
+                yield {key: value for key, value in members.items() if split == "test" or key not in lacking}
 
     def _indices(self, split: str) -> range:
         total = len(load_scans()[0])
