@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 RECIPE := recipes/digits
 
-.PHONY: demo finetune test lint acceptance clean
+.PHONY: demo audio finetune test lint acceptance clean
 
 demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report.html
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml
@@ -16,6 +16,13 @@ demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report
 	$(BIN)/unidiffuser sample runs/digits "image | text" --given text="a red seven" --num 16 --guidance 2 --out runs/digits/samples
 	$(BIN)/unidiffuser evaluate runs/digits -c $(RECIPE)/evaluate.yaml
 
+audio: .venv/.installed  ## after `make demo`: image, text and sound, all 19 queries, to runs/digits_audio/report.html
+	$(BIN)/unidiffuser shards -c $(RECIPE)_audio/shards.yaml
+	$(BIN)/unidiffuser fit-codec -c $(RECIPE)_audio/autoencoder.yaml
+	$(BIN)/unidiffuser encode -c $(RECIPE)_audio/encode.yaml
+	$(BIN)/unidiffuser fit -c $(RECIPE)_audio/fit.yaml
+	$(BIN)/unidiffuser evaluate runs/digits_audio -c $(RECIPE)_audio/evaluate.yaml
+
 PEACH := peach,peach,peach,peach,peach,peach,red,green,blue,yellow,cyan,magenta
 
 finetune: .venv/.installed  ## after `make demo`: its model learns an ink from a folder of images, and is judged on old and new
@@ -24,7 +31,7 @@ finetune: .venv/.installed  ## after `make demo`: its model learns an ink from a
 	mkdir -p runs/peach/images
 	for tar in runs/peach/shards/train/*.tar; do tar -xf $$tar -C runs/peach/images --exclude='*.json'; done
 	$(BIN)/unidiffuser fit-codec -c $(RECIPE)/finetune_text_decoder.yaml
-	$(BIN)/unidiffuser fit -c $(RECIPE)/finetune.yaml
+	$(BIN)/unidiffuser fit -c $(RECIPE)/finetune.yaml -c $(RECIPE)/finetune_words.yaml
 	$(BIN)/unidiffuser evaluate runs/digits_peach -c $(RECIPE)/finetune_evaluate.yaml
 	$(BIN)/unidiffuser evaluate runs/digits_peach -c $(RECIPE)/finetune_evaluate.yaml --test=runs/digits/shards/test --out=runs/digits_peach/old
 

@@ -125,7 +125,8 @@ def test_a_folder_of_images_fine_tunes_the_model(workplace):
             tar.extractall(folder / "images", [row for row in tar if not row.name.endswith(".json")], filter="data")
     short = ("--trainer.max_steps=3",)
     unidiffuser("fit-codec", "-c", RECIPE / "finetune_text_decoder.yaml", *short, "--data.holdout=0.3", cwd=workplace)
-    unidiffuser("fit", "-c", RECIPE / "finetune.yaml", *short, "--model.lora=LoRA", cwd=workplace)
+    recipe = ("-c", RECIPE / "finetune.yaml", "-c", RECIPE / "finetune_words.yaml")
+    unidiffuser("fit", *recipe, *short, "--model.lora=LoRA", cwd=workplace)
     tuned, start = (
         load_file(workplace / "runs" / name) for name in ("digits_peach/model.safetensors", "digits/ema.safetensors")
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -87,3 +89,11 @@ def test_figures_are_those_of_the_committed_evaluation():
         found = evaluation["queries"][query.replace("\\|", "|")][metric]
         for text, key in ((value, "value"), (low, "low"), (high, "high")):
             assert float(text) == pytest.approx(found[key], abs=6e-4), (query, metric, key)
+
+
+def test_planning_page_shows_what_the_script_prints():
+    command = [sys.executable, str(ROOT / "benchmarks/plan.py")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs/planning.md").read_text()
+    rows = [line for line in printed.splitlines() if line.startswith("| ")]
+    assert len(rows) >= 8 and all(row in page for row in rows)

@@ -122,8 +122,15 @@ class UniDiffuser(pl.LightningModule):
             self.lora.inject(self.backbone)
 
     def configure_model(self) -> None:
-        """Shard the backbone, where the strategy gave a mesh of devices (FSDP2)."""
+        """Shard the backbone, where the strategy gave a mesh of devices (FSDP2).
+
+        Raises:
+            ValueError: if `drop_ignored` is on: how often the backbone is then evaluated differs between processes, and
+                sharded ones would wait for each other for ever.
+        """
         mesh = self.device_mesh
+        if mesh is not None and self.drop_ignored:
+            raise ValueError("drop_ignored does not go with FSDP2; use DDP, or leave it out")
         if mesh is not None and not any(isinstance(value, DTensor) for value in self.parameters()):
             shard(self.backbone, mesh["data_parallel"])
 
@@ -156,7 +163,9 @@ class UniDiffuser(pl.LightningModule):
         noisy = {key: self._corrupt(key, clean, times, batch, stage) for key, clean in latents.items()}
         corrupted = {key: row.corrupted for key, row in noisy.items()}
         kept = {name: t < T for name, t in times.items()} if self.drop_ignored else batch.present
-        prediction = (self.network_on_kept if self.drop_ignored else self.network)(corrupted, times, kept)
+        prediction = (
+            self.network_on_kept(corrupted, times, kept) if self.drop_ignored else self.network(corrupted, times)
+        )
         losses = {key: self._loss(key, prediction[key], row.target, batch, kept) for key, row in noisy.items()}
         loss = self._total(losses)
         rows = {f"{stage}/{key}": error.detach() / count for key, (error, count) in losses.items()}
@@ -164,7 +173,7 @@ class UniDiffuser(pl.LightningModule):
         self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
         return loss
 
-    def network(self, latents: Latents, times: Times, kept: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def network(self, latents: Latents, times: Times) -> dict[str, Tensor]:
         """The backbone on latents in the dtype of its weights."""
         dtype = next(self.backbone.parameters()).dtype
         prediction: dict[str, Tensor] = self.backbone({key: value.to(dtype) for key, value in latents.items()}, times)

@@ -166,6 +166,13 @@ def test_dropping_gives_each_sample_the_loss_it_has_without_the_modality(tmp_pat
     assert torch.allclose(loss, sum(share * model.training_step(b) for share, b in zip(shares, batches, strict=True)))
 
 
+def test_dropping_is_refused_where_processes_would_wait_for_ever():
+    model = make()
+    model.drop_ignored, model._device_mesh = True, {"data_parallel": None}
+    with pytest.raises(ValueError, match="FSDP2"):
+        model.configure_model()
+
+
 def test_adding_a_modality_changes_no_draw_of_another():
     batch = next(iter(loader()))
     pair, single = make(), UniDiffuser({"a": Modality(NumberCodec())}, partial(UViT, width=16, depth=3, heads=2))

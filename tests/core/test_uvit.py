@@ -156,3 +156,17 @@ def test_impossible_sizes_are_refused():
         Stream.grid(1, 5, 5, patch=2)
     with pytest.raises(ValueError, match="1 to 3 sizes"):
         Stream.grid(1)
+
+
+def test_checkpointing_changes_no_gradient():
+    streams = ports_of({"a.x": Stream.grid(4, 8, 8, patch=2), "b.y": Stream.vector(3)})
+    kept, recomputed = UViT(streams, 32, 5, 2), UViT(streams, 32, 5, 2, checkpointing=True)
+    recomputed.load_state_dict(kept.state_dict())
+    latents = {"a.x": torch.randn(2, 4, 8, 8), "b.y": torch.randn(2, 3)}
+    calls = []
+    recomputed.mid_blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    for network in (kept, recomputed):
+        sum(value.square().sum() for value in network(latents, dict.fromkeys("ab", torch.ones(2))).values()).backward()
+    assert len(calls) == 2  # once more in the backward pass
+    for one, other in zip(kept.parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
