@@ -23,10 +23,10 @@ audio: .venv/.installed  ## after `make demo`: image, text and sound, all 19 que
 	$(BIN)/unidiffuser fit -c $(RECIPE)_audio/fit.yaml
 	$(BIN)/unidiffuser evaluate runs/digits_audio -c $(RECIPE)_audio/evaluate.yaml
 
-PEACH := peach,peach,peach,peach,peach,peach,red,green,blue,yellow,cyan,magenta
+PEACH := peach,peach,peach,red,green,blue,yellow,cyan,magenta
 
 finetune: .venv/.installed  ## after `make demo`: its model learns an ink from a folder of images, and is judged on old and new
-	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.inks='[$(PEACH)]' --output=runs/peach/shards
+	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.inks='[$(PEACH)]' --source.renderings_train=4 --output=runs/peach/shards
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.inks='[peach]' --source.renderings_train=1 --output=runs/peach/new
 	mkdir -p runs/peach/images
 	for tar in runs/peach/shards/train/*.tar; do tar -xf $$tar -C runs/peach/images --exclude='*.json'; done

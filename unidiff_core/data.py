@@ -95,7 +95,8 @@ class OrderedData(pl.LightningDataModule, ABC):
         if samples is None:
             return []
         rank, world = self.processes
-        return self._loader(samples, InOrder(len(samples), self.validation_batch_size, rank=rank, world=world))
+        size = self.micro_batch_size or self.validation_batch_size  # what fits in training fits here
+        return self._loader(samples, InOrder(len(samples), size, rank=rank, world=world))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """As for validation."""
