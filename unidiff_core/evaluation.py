@@ -245,9 +245,9 @@ def evaluate(
     """
     start = time.perf_counter()
     settings.check()
-    for name in settings.queries:
-        TimestepSpec.parse(name, model.modalities)
-    codecs = {name: modality.codec for name, modality in model.modalities.items()}
+    specs = [TimestepSpec.parse(name, model.modalities) for name in settings.queries]
+    used = {name for spec in specs for name in (*spec.solved, *spec.held)}  # the shards need not hold the others
+    codecs = {name: modality.codec for name, modality in model.modalities.items() if name in used}
     test = load_samples(settings.test, codecs)
     yardstick = Yardstick(judge, load_samples(settings.train, codecs), test)
     result = Evaluation({}, yardstick.accuracies(), settings)

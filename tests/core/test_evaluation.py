@@ -272,6 +272,14 @@ def test_givens_go_round_and_progress_is_in_samples(settings):
     assert result.queries == evaluate(model, LetterJudge(), settings).queries
 
 
+def test_shards_need_not_hold_what_no_query_is_about(settings):
+    model = Channel()
+    settings = replace(settings, queries={"upper": Query(num=10)})
+    expected = evaluate(model, LetterJudge(), settings).queries
+    model.modalities |= {"sound": SimpleNamespace(codec=WordCodec("wav"))}
+    assert evaluate(model, LetterJudge(), settings).queries == expected
+
+
 def test_criteria_and_files(settings, tmp_path):
     rules = [
         Criterion("upper | lower", "letter", at_least=0.7, at_most=0.9),
