@@ -164,7 +164,7 @@ def test_checkpointing_changes_no_gradient():
     recomputed.load_state_dict(kept.state_dict())
     latents = {"a.x": torch.randn(2, 4, 8, 8), "b.y": torch.randn(2, 3)}
     calls = []
-    recomputed.mid_blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    recomputed.mid_blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     for network in (kept, recomputed):
         sum(value.square().sum() for value in network(latents, dict.fromkeys("ab", torch.ones(2))).values()).backward()
     assert len(calls) == 2  # once more in the backward pass
