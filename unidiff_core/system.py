@@ -168,7 +168,7 @@ class UniDiffuser(pl.LightningModule):
         )
         losses = {key: self._loss(key, prediction[key], row.target, batch, kept) for key, row in noisy.items()}
         loss = self._total(losses)
-        rows = {f"{stage}/{key}": error.detach() / count for key, (error, count) in losses.items()}
+        rows = {f"{stage}/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
         self.log(f"{stage}/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
         self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
         return loss
@@ -256,15 +256,14 @@ class UniDiffuser(pl.LightningModule):
         error = self.modalities[name].process.error(at_least_float32(prediction), at_least_float32(target))
         if name in kept:
             error = torch.where(_over(kept[name], error), error, torch.zeros_like(error))
-        count = torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
-        return error.sum(), count.clamp(min=1)
+        return error.sum(), torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
 
     def _total(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         weights = {key: self.modalities[modality_of(key)].weight_of(key.partition(".")[2]) for key in losses}
         if self.balance == "streams":
-            return torch.stack([weights[key] * error / count for key, (error, count) in losses.items()]).mean()
+            return torch.stack([weights[key] * mean_of(*row) for key, row in losses.items()]).mean()
         errors = torch.stack([weights[key] * error for key, (error, _) in losses.items()])
-        return errors.sum() / torch.stack([count for _, count in losses.values()]).sum()
+        return mean_of(errors.sum(), torch.stack([count for _, count in losses.values()]).sum())
 
     def configure_optimizers(self) -> Any:
         """Optimizer over what is trainable, and its schedule by step."""
@@ -383,6 +382,11 @@ class UniDiffuser(pl.LightningModule):
         from unidiff_core.model_directory import load
 
         return load(folder, weights=weights, allow_hub=allow_hub)
+
+
+def mean_of(error: Tensor, count: Tensor) -> Tensor:
+    """Summed error over its elements; zero where there are none. A count below one is a share like any other."""
+    return error / torch.where(count > 0, count, torch.ones_like(count))
 
 
 def at_least_float32(x: Tensor) -> Tensor:

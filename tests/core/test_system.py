@@ -144,6 +144,33 @@ def test_loss_is_normalised_over_what_is_present_in_the_global_batch(tmp_path, b
     assert not torch.allclose(halves[0], halves[1], rtol=1e-2)
 
 
+@pytest.mark.parametrize("balance", ["elements", "streams"])
+def test_a_modality_that_one_sample_of_the_global_batch_has_counts_as_that_one(tmp_path, balance):
+    """Its share of a micro-batch is less than one element; the sum over the micro-batches is still the whole loss."""
+    model, whole = make(balance), next(iter(loader()))
+    model.trainer = trainer(tmp_path, 1)
+    model.log = model.log_dict = lambda *_, **__: None
+    present = torch.arange(16) == 3
+    whole.present = {"a": present}
+    singles = []
+    for part in range(16):
+        stored = {key: value[part : part + 1] for key, value in whole.stored.items()}
+        rows = {"a": present[part : part + 1]}
+        singles.append(Batch(whole.index[part : part + 1], 0, stored, {}, rows, size=16, num_present={"a": 1}))
+    assert singles[0].share("a") * 3 < 1
+    losses = [model.training_step(row) for row in singles]
+    assert torch.allclose(torch.stack(losses).mean(), model.training_step(whole), rtol=1e-5)
+
+
+def test_a_modality_that_nobody_has_changes_no_other_loss(tmp_path):
+    model, batch = make(), next(iter(loader()))
+    model.trainer, parts = trainer(tmp_path, 1), {}
+    model.log, model.log_dict = lambda *_, **__: None, lambda row, **_: parts.update(row)
+    batch.present = {"b": torch.zeros(16, dtype=torch.bool)}
+    loss = model.training_step(batch)
+    assert torch.equal(loss, parts["train/a.v"]) and parts["train/b.s"] == 0
+
+
 def test_dropping_gives_each_sample_the_loss_it_has_without_the_modality(tmp_path):
     """What is missing is left out for that sample alone: the same as a batch of samples like it."""
     model, whole = make(), next(iter(loader()))
