@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from unidiff_core.atomic import publish
 from unidiff_core.model_directory import CONFIG, save, terms
 from unidiff_core.plugin import Registry
 from unidiff_core.system import UniDiffuser
@@ -137,14 +138,10 @@ def new_folder(out: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -
         raise ValueError(f"{out} is not what this command writes, so it is not replaced; give another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    old = partial.with_name(partial.name + ".old")
     try:
         yield partial
         _open_to_all(partial)
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+        publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from unidiff_core.sharding import gathered, laid_out_like, local
@@ -74,8 +75,9 @@ class EMA(pl.Callback):
                 local(value).copy_(local(kept[name]))
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint: the whole average, wherever its shards lie. All processes call it together."""
-        return {"average": gathered(self.average), "num_updates": self.num_updates}
+        """For the checkpoint: the whole average, wherever its shards lie. All processes call it; the first has it."""
+        average = gathered(self.average, keeps=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+        return {"average": average, "num_updates": self.num_updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""

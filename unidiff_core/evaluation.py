@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unidiff_core.atomic import write_json
 from unidiff_core.codec import Raw
 from unidiff_core.estimate import Estimate
 from unidiff_core.judge import Judge
@@ -179,10 +179,8 @@ class Evaluation:
         return {**asdict(criterion), "value": criterion.value(metrics), "passed": criterion.is_met(metrics)}
 
     def write(self, path: Path) -> None:
-        """Write JSON beside `path`, then rename: the file is whole or absent."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+        """Write JSON, whole or not at all."""
+        write_json(path, self.to_dict())
 
 
 def draw(

@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from unidiff_core.shard import MANIFEST, STORED, naming_damage, replacing, walk
+from unidiff_core.atomic import replacing
+from unidiff_core.shard import MANIFEST, STORED, naming_damage, walk
 from unidiff_core.store import list_shards, local_path
 
 INDEX = "index.safetensors"

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unidiff_core.atomic import write_json
 from unidiff_core.encoding import SampleEncoder, Tally
-from unidiff_core.shard import MANIFEST, Hashed, Written, read_samples, write_json, write_manifest, write_shard
+from unidiff_core.shard import MANIFEST, Hashed, Written, read_samples, write_manifest, write_shard
 from unidiff_core.store import Shard, open_shard
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unidiff_core.atomic import write_text
 from unidiff_core.backbone import Backbone, Ports, modality_of_parameter
 from unidiff_core.codec import Codec
 from unidiff_core.ema import EMA
@@ -129,9 +130,7 @@ def save(
     if averaged:
         state |= averaged
         _write(folder / AVERAGE, merged(state, model) if model.lora else state)
-    partial = folder / (CONFIG + ".partial")
-    partial.write_text(yaml.safe_dump(config, sort_keys=False))
-    partial.replace(folder / CONFIG)
+    write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from unidiff_core.atomic import write_text
 from unidiff_core.codec import Codec
 from unidiff_core.estimate import Estimate
 from unidiff_core.evaluation import Evaluation, Example
@@ -104,9 +105,7 @@ def write_report(
         _table(evaluation),
         _settings(evaluation),
     ]
-    partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(parts) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "\n".join(parts) + "\n")
 
 
 def _summary(evaluation: Evaluation) -> str:

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import socket
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from unidiff_core.atomic import replacing, write_json
 
 MANIFEST = "manifest.json"
 STORED = "safetensors"
@@ -65,29 +66,6 @@ class Written:
     name: str
     sha256: str
     count: int
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A stream that becomes the file `path` if the block ends well, synced to disk; until then `path` is untouched.
-
-    The partial file is named after host and process, so that two processes on one path do each other no harm.
-    """
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as stream:
-        stream.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def write_shard(path: Path, samples: Iterable[Members]) -> Written:

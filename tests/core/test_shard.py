@@ -10,7 +10,8 @@ import fsspec
 import pytest
 
 from unidiff_core import shard
-from unidiff_core.shard import read_samples, read_shard, replacing, write_shard, write_shards
+from unidiff_core.atomic import replacing
+from unidiff_core.shard import read_samples, read_shard, write_shard, write_shards
 from unidiff_core.store import Shard, list_shards, local_path, open_shard
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from unidiff_core.atomic import publish
 from unidiff_core.cli.option import named
 from unidiff_core.codec_training import CodecTraining
 from unidiff_core.plugin import load_plugins
@@ -68,7 +69,7 @@ def run(argv: Sequence[str]) -> None:
     _train(cli, work)
     metrics = _export(cli.model, cli.datamodule, work / "export")
     (work / "export" / CONFIG).write_text(cli.recipe())
-    _publish(work / "export", output)
+    publish(work / "export", output)
     shutil.rmtree(work)
     print(f"{output}: {_text(metrics)}; {time.monotonic() - started:.0f} s")
 
@@ -133,16 +134,6 @@ def _export(model: CodecTraining, data: Any, folder: Path) -> dict[str, float]:
     (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
     model.show(folder, data)
     return metrics
-
-
-def _publish(folder: Path, output: Path) -> None:
-    """Put the exported folder in its place, in one step as far as anyone else can see."""
-    old = output.with_name(output.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    folder.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _text(metrics: dict[str, float]) -> str:
