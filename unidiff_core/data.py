@@ -14,10 +14,8 @@ from unidiff_core.codec import Codec
 from unidiff_core.dataset import RawSamples, RecordsInMemory, StoredSamples, stack
 from unidiff_core.encoding import RawReader, SampleEncoder, Tally
 from unidiff_core.index import open_index
-from unidiff_core.order import GlobalOrder, InOrder, Place, num_micro_batches
+from unidiff_core.order import GlobalOrder, InOrder, num_micro_batches
 from unidiff_core.source import Source
-
-__all__ = ["GlobalOrder", "InOrder", "OrderedData", "Place", "RawData", "SourceData", "StoredData"]
 
 
 class OrderedData(pl.LightningDataModule, ABC):

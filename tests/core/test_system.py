@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from tests.core.conftest import NumberCodec, StepCodec
 from unidiff_core import Modality, UniDiffuser, model_directory, randomness
 from unidiff_core.batch import Batch
-from unidiff_core.data import GlobalOrder, Place
 from unidiff_core.ema import EMA
 from unidiff_core.model_directory import ModelDirectory, ModelDirectoryError
+from unidiff_core.order import GlobalOrder, Place
 from unidiff_core.plugin import UnknownNameError
 from unidiff_core.schedule import T
 from unidiff_core.spec import SpecError
