@@ -76,7 +76,7 @@ def test_the_seed_repeats_samples_whatever_the_batch_size(workplace):
         return [path.read_bytes() for path in sorted((workplace / name / "image").glob("0*.png"))]
 
     one = pictures("one")
-    assert pictures("two", "--batch-size", 2) == one
+    assert pictures("two", "--batch_size", 2) == one
     assert pictures("three", "--seed", 1) != one
 
 

@@ -34,6 +34,7 @@ class Sampler(Protocol):
         steps: int = ...,
         solver: str = ...,
         guidance: float = ...,
+        drop_ignored: bool = ...,
         seed: int = ...,
         batch_size: int = ...,
         on_progress: Callable[[int, int], None] | None = ...,
@@ -99,14 +100,19 @@ class Settings:
     """How to evaluate."""
 
     train: str
-    """Folder of raw training shards."""
+    """Folder of raw training shards, whose samples may lack modalities."""
     test: str
     """Folder of raw test shards; the givens come from it, in order and round and round."""
     queries: dict[str, Query]
     """Timestep spec as text → what to draw."""
     criteria: list[Criterion] = field(default_factory=list)
+    """What must be reached: [{query: image | text, metric: digit, at_least: 0.95}, ...]."""
     steps: int = 50
+    """Solver steps of the queries that state none."""
     solver: str = "dpmpp_2m"
+    """Solver of the queries that state none: ddim, ddpm, dpmpp_2m, dpmpp_3m or heun."""
+    drop_ignored: bool = False
+    """Leave ignored modalities out of the network's input, for models trained with drop_ignored."""
     seed: int = 0
     """Seed of all sampling."""
     batch_size: int = 120
@@ -207,6 +213,7 @@ def draw(
         steps=query.steps or settings.steps,
         solver=query.solver or settings.solver,
         guidance=query.guidance,
+        drop_ignored=settings.drop_ignored,
         seed=settings.seed,
         batch_size=settings.batch_size,
         on_progress=lambda done, total: advance(query.num * done / total),
@@ -247,7 +254,7 @@ def evaluate(
     used = {name for spec in specs for name in (*spec.solved, *spec.held)}  # the shards need not hold the others
     codecs = {name: modality.codec for name, modality in model.modalities.items() if name in used}
     test = load_samples(settings.test, codecs)
-    yardstick = Yardstick(judge, load_samples(settings.train, codecs), test)
+    yardstick = Yardstick(judge, load_samples(settings.train, codecs, missing="keep"), test)
     result = Evaluation({}, yardstick.accuracies(), settings)
     for name in settings.queries:
         drawn = draw(model, name, settings, test, lambda done, name=name: advance(name, done))  # type: ignore[misc]

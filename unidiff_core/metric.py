@@ -26,7 +26,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,12 +49,18 @@ class Samples:
     """Real samples with their labels."""
 
     raws: Raws
-    """Modality → samples."""
+    """Modality → samples; None where a sample lacks the modality."""
     labels: dict[str, list[str]]
     """Label name → what the data records of each sample."""
 
     def __len__(self) -> int:
         return len(next(iter(self.raws.values()), []))
+
+    def having(self, modality: str) -> Samples:
+        """Those that do not lack a modality."""
+        rows = [i for i, raw in enumerate(self.raws[modality]) if raw is not None]
+        raws = {name: [values[i] for i in rows] for name, values in self.raws.items()}
+        return Samples(raws, {label: [values[i] for i in rows] for label, values in self.labels.items()})
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,18 @@ class Hits:
         return share(int((self.counts & self.is_hit).sum()), n) if n else None
 
 
-def load_samples(folder: str | Path, codecs: Mapping[str, Codec]) -> Samples:
+def load_samples(
+    folder: str | Path, codecs: Mapping[str, Codec], *, missing: Literal["error", "keep"] = "error"
+) -> Samples:
     """All raw samples of a folder of shards: a member ``<modality>.<extension>`` or ``<extension>``, and ``json``.
 
+    Args:
+        folder: of the shards.
+        codecs: modality → what reads its members.
+        missing: whether a sample may lack a modality.
+
     Raises:
-        ValueError: if a member is missing or unreadable; names the sample.
+        ValueError: if a member is missing or unreadable, and names the sample; or if every sample lacks a modality.
     """
     raws: Raws = {name: [] for name in codecs}
     rows: list[dict[str, Any]] = []
@@ -84,10 +97,13 @@ def load_samples(folder: str | Path, codecs: Mapping[str, Codec]) -> Samples:
         key: Any = sample["__key__"]
         for name, codec in codecs.items():
             member = next((m for m in (f"{name}.{codec.extension}", codec.extension) if m in sample), None)
-            if member is None:
+            if member is None and missing == "error":
                 raise ValueError(f"sample {key} of {folder} has no member {codec.extension!r} for {name!r}")
-            raws[name].append(codec.from_bytes(sample[member]))
+            raws[name].append(codec.from_bytes(sample[member]) if member else None)
         rows.append(json.loads(sample.get("json", b"{}")))
+    for name, values in raws.items():
+        if all(value is None for value in values):
+            raise ValueError(f"no sample of {folder} has a member {codecs[name].extension!r} for {name!r}")
     labels = set.intersection(*({*row} for row in rows)) if rows else set()
     return Samples(raws, {label: [str(row[label]) for row in rows] for label in sorted(labels)})
 
@@ -97,8 +113,8 @@ class Yardstick:
 
     Args:
         judge: fitted here, on `train`.
-        train: real training samples with labels.
-        test: real test samples with labels.
+        train: real training samples with labels; some may lack a modality.
+        test: real test samples with labels, complete.
     """
 
     def __init__(self, judge: Judge, train: Samples, test: Samples) -> None:
@@ -107,15 +123,18 @@ class Yardstick:
         self.judge = judge
         self.test = test
         self.modalities = tuple(name for name in judge.modalities if name in train.raws)
-        for name in self.modalities:
-            judge.fit(name, train.raws[name], train.labels)
-        self.typical: dict[str, Readings] = {name: judge.read(name, train.raws[name]) for name in self.modalities}
+        trained_on = {name: train.having(name) for name in self.modalities}
+        for name, samples in trained_on.items():
+            judge.fit(name, samples.raws[name], samples.labels)
+        self.typical: dict[str, Readings] = {
+            name: judge.read(name, samples.raws[name]) for name, samples in trained_on.items()
+        }
         """Modality → readings of real training samples."""
         self.test_readings = {name: judge.read(name, test.raws[name]) for name in self.modalities}
         self._train_features = {
             name: features
-            for name in self.modalities
-            if (features := judge.features(name, train.raws[name])) is not None
+            for name, samples in trained_on.items()
+            if (features := judge.features(name, samples.raws[name])) is not None
         }
         self._near = {
             name: float(np.percentile(self._distances(name, test.raws[name]), NEAR_PERCENTILE))

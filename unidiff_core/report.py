@@ -156,8 +156,10 @@ def _verdict(row: Row) -> str:
 def _settings(evaluation: Evaluation) -> str:
     settings = evaluation.settings
     queries = "; ".join(f"{name}: {query}" for name, query in settings.queries.items())
+    dropped = ", ignored modalities dropped" if settings.drop_ignored else ""
+    how = f"{settings.steps} steps of {settings.solver}{dropped}, seed {settings.seed}"
     lines = (
-        f"{settings.steps} steps of {settings.solver}, seed {settings.seed}, {evaluation.seconds:.0f} seconds in all.",
+        f"{how}, {evaluation.seconds:.0f} seconds in all.",
         f"Samples: {queries}.",
         "Judges are trained on real training samples; their rows are their accuracy on real test samples.",
     )

@@ -327,7 +327,7 @@ def test_diffusers_folder_comes_back_bit_for_bit_and_loads_there(diffusers_folde
     said = capsys.readouterr().out
     assert "image_encoder/ is not converted" in said and "text_encoder/ is not converted" in said
     assert "hf-hub:timm/vit_large_patch14_clip_224.openai" in said and "scheduler/ is not used" in said
-    main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--allow-hub"])
+    main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--allow_hub"])
     assert "not exported: image_encoder" in capsys.readouterr().out
     network_class, decoder_class = type(their_network()), type(their_decoder())
     theirs = network_class.from_pretrained(tmp_path / "out/unet")
@@ -345,7 +345,7 @@ def test_diffusers_folder_comes_back_bit_for_bit_and_loads_there(diffusers_folde
 
 @pytest.mark.parametrize("version", ["v0", "v1"])
 def test_model_directory_comes_back_bit_for_bit(directories, tokenizer, tmp_path, version):
-    main(["export", str(directories[version]), str(tmp_path / "out"), "--allow-hub"])
+    main(["export", str(directories[version]), str(tmp_path / "out"), "--allow_hub"])
     main(["convert", str(tmp_path / "out"), str(tmp_path / "back"), f"--tokenizer={tokenizer}"])
     for name in ("model.safetensors", "text_decoder/model.safetensors"):
         assert_same(load_file(tmp_path / "back" / name), load_file(directories[version] / name))
@@ -519,7 +519,7 @@ def test_nothing_is_overwritten_unasked(released, tokenizer, tmp_path, refused, 
     (out / "thesis.txt").write_text("years of work")
     assert "already there" in refused("convert", released["v0"], out, *options(tokenizer))
     assert "not what this command writes" in refused("convert", released["v0"], out, *options(tokenizer), "--overwrite")
-    assert "not what this command writes" in refused("export", directories["v0"], out, "--overwrite", "--allow-hub")
+    assert "not what this command writes" in refused("export", directories["v0"], out, "--overwrite", "--allow_hub")
     assert (out / "thesis.txt").read_text() == "years of work"
     model = convert(released["v0"], tmp_path / "model", tokenizer)
     (model / "model.safetensors").unlink()
@@ -536,7 +536,7 @@ def test_the_licence_is_kept_and_shown(directories, tmp_path, caplog, capsys):
     tuned = load(tmp_path / "tuned")
     assert (tuned.licence, tuned.sources) == (model.licence, model.sources)
     caplog.clear()
-    main(["sample", str(tmp_path / "tuned"), "text", "--steps=1", "--allow-hub", f"--out={tmp_path / 'out'}"])
+    main(["sample", str(tmp_path / "tuned"), "text", "--steps=1", "--allow_hub", f"--out={tmp_path / 'out'}"])
     assert "AGPL-3.0" in caplog.text
     config = yaml.safe_load((tmp_path / "tuned/config.yaml").read_text())
     del config["licence"], config["sources"]
@@ -552,7 +552,7 @@ def test_what_diffusers_layout_cannot_hold(directories, tmp_path, refused):
     model = load(directories["v1"])
     model.modalities["text"].process.prediction = "velocity"
     model_directory.save(model, tmp_path / "velocity")
-    assert "text is of another process" in refused("export", tmp_path / "velocity", tmp_path / "out", "--allow-hub")
+    assert "text is of another process" in refused("export", tmp_path / "velocity", tmp_path / "out", "--allow_hub")
     decoder = TextDecoder.from_pretrained(str(directories["v1"] / "text_decoder"))
     decoder.std += 1
     with pytest.raises(ValueError, match="standardises"):

@@ -154,6 +154,37 @@ def test_members_are_found_by_ending_or_by_modality_and_ending(tmp_path):
     assert samples == Samples({"x": ["x"], "y": ["y"]}, {"n": ["3"]})
     with pytest.raises(ValueError, match=r"sample 1 .* no member 'wav' for 'z'"):
         load_samples(tmp_path, {"z": WordCodec("wav")})
+    with pytest.raises(ValueError, match=r"no sample .* has a member 'wav' for 'z'"):
+        load_samples(tmp_path, {"z": WordCodec("wav")}, missing="keep")
+
+
+def test_training_samples_may_lack_a_modality(settings, tmp_path):
+    rows = [
+        row if i % 2 else {k: v for k, v in row.items() if k != "low"} for i, row in enumerate(members("train", 80))
+    ]
+    write_shards(tmp_path / "some", rows)
+    codecs = {"upper": WordCodec("up"), "lower": WordCodec("low")}
+    complete = load_samples(settings.train, codecs)
+    some = load_samples(tmp_path / "some", codecs, missing="keep")
+    assert len(some) == 80 and some.having("lower").raws["lower"] == complete.raws["lower"][1::2]
+    fitted = {}
+
+    class Fitted(LetterJudge):
+        def fit(self, modality, raws, labels):
+            fitted[modality] = (len(raws), {len(values) for values in labels.values()})
+
+    evaluation = evaluate(Channel(), Fitted(), replace(settings, train=str(tmp_path / "some")))
+    assert fitted == {"upper": (80, {80}), "lower": (40, {40})}
+    assert evaluation.queries["upper"] == evaluate(Channel(), LetterJudge(), settings).queries["upper"]
+    with pytest.raises(ValueError, match="no member 'low' for 'lower'"):
+        evaluate(Channel(), LetterJudge(), replace(settings, test=str(tmp_path / "some")))
+
+
+def test_dropping_what_is_ignored_reaches_the_model(settings):
+    for drops in (False, True):
+        model = Channel()
+        evaluate(model, LetterJudge(), replace(settings, drop_ignored=drops))
+        assert {options["drop_ignored"] for _, _, options in model.calls} == {drops}
 
 
 def test_a_noisy_channel_measures_as_what_it_is(settings):
@@ -267,7 +298,7 @@ def test_givens_go_round_and_progress_is_in_samples(settings):
     result = evaluate(model, LetterJudge(), settings, lambda name, done: seen.append((name, done)))
     [(num, given, options)] = model.calls
     assert num == 100 and given["lower"][:20] == given["lower"][40:60] == given["lower"][80:]
-    assert options == {"steps": 50, "solver": "dpmpp_2m", "guidance": 2.0, "batch_size": 150}
+    assert options == {"steps": 50, "solver": "dpmpp_2m", "guidance": 2.0, "drop_ignored": False, "batch_size": 150}
     assert seen == [("upper | lower", 50), ("upper | lower", 100)]
     assert result.queries == evaluate(model, LetterJudge(), settings).queries
 

@@ -20,7 +20,7 @@ Convert a folder of weights in another layout to a model directory, which is wri
 recognised by the names of the files. Every key is checked; what is left out is said. `unidiffuser export` goes back.
 
   unidiffuser convert downloads/ runs/unidiffuser-v1 --tokenizer downloads/gpt2
-  unidiffuser sample runs/unidiffuser-v1 "image | text" --given text="an owl" --guidance 7 --allow-hub
+  unidiffuser sample runs/unidiffuser-v1 "image | text" --given text="an owl" --guidance 7 --allow_hub
 
 layouts:
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
         settings = replace(settings, queries={k: replace(q, num=config.num) for k, q in settings.queries.items()})
     settings.check()
     directory = Path(config.directory)
-    model = _load(directory, allow_hub=config.allow_hub)
+    model = _load(directory, config.weights, config.device, allow_hub=config.allow_hub)
     out = Path(config.out or directory)
     out.mkdir(parents=True, exist_ok=True)
     write(out, model, _evaluate(model, config.judge, settings))
@@ -72,18 +72,20 @@ def _parser() -> ArgumentParser:
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
     parser.add_argument("--judge", type=Judge, required=True, help="Who reads the labels off the samples.")
     parser.add_argument("--out", type=str | None, default=None, help="Folder for the results, if not the model's.")
+    parser.add_argument("--weights", choices=["ema", "model"], default="ema", help="The average, or the last ones.")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
     parser.add_argument("--num", type=int | None, default=None, help="Samples of every query, in place of each own.")
     parser.add_class_arguments(Settings)
     return parser
 
 
-def _load(directory: Path, *, allow_hub: bool) -> Sampler:
+def _load(directory: Path, weights: Literal["ema", "model"], device: str, *, allow_hub: bool) -> Sampler:
     from unidiff_core import UniDiffuser
 
     if not directory.is_dir():
         raise ValueError(f"no such model directory: {directory}. Train one with `unidiffuser fit`")
-    model: Sampler = UniDiffuser.from_pretrained(directory, allow_hub=allow_hub)
+    model: Sampler = UniDiffuser.from_pretrained(directory, weights=weights, allow_hub=allow_hub).to(device)
     return model
 
 

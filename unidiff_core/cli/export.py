@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Write a model in a layout that others defined, whole or not at all.
 `unidiffuser convert` reads it back, bit for bit.
 
-  unidiffuser export runs/unidiffuser-v1 exported/ --allow-hub
+  unidiffuser export runs/unidiffuser-v1 exported/ --allow_hub
 
 layouts:
 """
@@ -65,6 +65,6 @@ def _parser(writers: dict[str, Any]) -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--layout", help="name of the layout; the only one if not given")
     parser.add_argument("--weights", choices=["ema", "model"], default="ema", help="averaged weights, or the last ones")
-    parser.add_argument("--allow-hub", action="store_true", help="let codecs fetch weights by hub id")
+    parser.add_argument("--allow_hub", action="store_true", help="let codecs fetch weights by hub id")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is in this layout")
     return parser

@@ -53,16 +53,16 @@ def _parser() -> argparse.ArgumentParser:
         "--guidance", default="0", metavar="S", help="scale (0 is off), or a scale per given: '{text: 2}'"
     )
     parser.add_argument(
-        "--drop-ignored",
+        "--drop_ignored",
         action="store_true",
         help="leave ignored modalities out of the network's input: cheaper, for models trained with drop_ignored",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same samples")
-    parser.add_argument("--batch-size", type=int, default=256, help="samples at a time; changes speed only")
+    parser.add_argument("--batch_size", type=int, default=256, help="samples at a time; changes speed only")
     parser.add_argument("--weights", choices=["ema", "model"], default="ema", help="averaged weights, or the last ones")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the samples (default out/)")
-    parser.add_argument("--allow-hub", action="store_true", help="let codecs fetch weights by hub id")
+    parser.add_argument("--allow_hub", action="store_true", help="let codecs fetch weights by hub id")
     return parser
 
 
