@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 RECIPE := recipes/digits
 
-.PHONY: demo audio finetune test lint acceptance clean
+.PHONY: demo audio finetune missing unpaired test lint acceptance clean
 
 demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report.html
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml
@@ -34,6 +34,24 @@ finetune: .venv/.installed  ## after `make demo`: its model learns an ink from a
 	$(BIN)/unidiffuser fit -c $(RECIPE)/finetune.yaml -c $(RECIPE)/finetune_words.yaml
 	$(BIN)/unidiffuser evaluate runs/digits_peach -c $(RECIPE)/finetune_evaluate.yaml
 	$(BIN)/unidiffuser evaluate runs/digits_peach -c $(RECIPE)/finetune_evaluate.yaml --test=runs/digits/shards/test --out=runs/digits_peach/old
+
+missing: .venv/.installed  ## after `make audio`: half of the captions and half of the sounds are missing, at random
+	$(BIN)/unidiffuser shards -c $(RECIPE)_audio/shards.yaml --source.lacks='{wav: 0.5, txt: 0.5}' --output=runs/digits_missing/shards
+	$(BIN)/unidiffuser encode -c $(RECIPE)_audio/encode.yaml --missing=keep \
+		--folders='{runs/digits_missing/shards/train: runs/digits_missing/latents/train, runs/digits_missing/shards/test: runs/digits_missing/latents/test}'
+	$(BIN)/unidiffuser fit -c $(RECIPE)_audio/fit.yaml -c $(RECIPE)_audio/missing.yaml
+	$(BIN)/unidiffuser evaluate runs/digits_missing -c $(RECIPE)_audio/missing_evaluate.yaml
+
+unpaired: .venv/.installed  ## after `make demo`: 576 captioned images alone, and with 1437 images without captions beside them
+	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.scans=72 --output=runs/paired/shards
+	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.renderings_train=1 --source.lacks='{txt: 1.0}' --output=runs/unpaired/shards
+	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --folders='{runs/paired/shards/train: runs/paired/latents}'
+	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --missing=keep \
+		--folders='{runs/paired/shards/train: runs/unpaired/latents, runs/unpaired/shards/train: runs/unpaired/latents}'
+	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --data.train=runs/paired/latents --trainer.default_root_dir=runs/paired
+	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --data.train=runs/unpaired/latents --trainer.default_root_dir=runs/unpaired
+	$(BIN)/unidiffuser evaluate runs/paired -c $(RECIPE)/evaluate.yaml
+	$(BIN)/unidiffuser evaluate runs/unpaired -c $(RECIPE)/evaluate.yaml
 
 test: .venv/.installed  ## every test but the counted campaigns; under 10 minutes
 	$(BIN)/python -m pytest -m "not acceptance"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,21 +39,24 @@ def instantiate(command: str, arguments: list[str]):
     return parser.instantiate_classes(parser.parse_args(arguments))
 
 
-MODALITIES = [
-    "--model.modalities={image: {codec: {class_path: ImageCodec}}, text: {codec: {class_path: TextCodec}}}",
-    *("--model.backbone=UViT", "--model.lora=null"),
-]
+MODALITIES = "--model.modalities={image: {codec: {class_path: ImageCodec}}, text: {codec: {class_path: TextCodec}}}"
+
+
+def head_of(path: Path) -> list[str]:
+    """The comment that a recipe begins with."""
+    return path.read_text().split("\n\n")[0].splitlines()
 
 
 def small(path: Path) -> list[str]:
-    """Arguments that make a recipe small, and free of a model directory that training would have made."""
-    text = path.read_text()
+    """The files of its launch line, and arguments that make it small and free of a model that training would make."""
+    launch = next(line for line in head_of(path) if "unidiffuser" in line)
+    files = re.findall(r"-c (\S+)", launch)
+    arguments = [part for file in files for part in ("-c", str(ROOT / file))]
     if command_of(path) != "fit":
-        return ["-c", str(path)]
-    if "trainer:" not in text:  # a file that is put on top of another
-        under = ["-c", str(path.parent / "finetune.yaml")]
-        return [*under, "-c", str(path), "--model.init_from=null", "--model.backbone=UViT", *TINY]
-    return ["-c", str(path), *(["--model.init_from=null", *MODALITIES] if "init_from" in text else []), *TINY]
+        return arguments
+    text = "".join((ROOT / file).read_text() for file in files)
+    start = ["--model.init_from=null", "--model.backbone=UViT", "--model.lora=null"] if "init_from" in text else []
+    return [*arguments, *start, *([] if "modalities:" in text else [MODALITIES]), *TINY]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -62,8 +66,9 @@ def test_recipe_parses_and_makes_its_objects(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipe_begins_with_its_launch_line_an_override_and_what_to_expect(path):
-    head = path.read_text().split("\n\n")[0]
-    assert all(line.startswith("#") for line in head.splitlines())
+    lines = head_of(path)
+    head = "\n".join(lines)
+    assert all(line.startswith("#") for line in lines)
     assert str(path.relative_to(ROOT)) in head and f"unidiffuser {command_of(path)}" in head
     assert "Override:" in head and "Expect" in head
 

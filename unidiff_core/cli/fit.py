@@ -27,6 +27,7 @@ The configuration is a YAML file with the sections model, data and trainer; ever
 
   unidiffuser {command} -c recipes/digits/fit.yaml
   unidiffuser {command} -c recipes/digits/fit.yaml --trainer.max_steps=500 --model.modalities.image.weight=2
+  unidiffuser {command} -c recipes/digits/fit.yaml --trainer.default_root_dir=runs/mine     another folder for all of it
   unidiffuser {command} -c recipes/digits/fit.yaml --print_config     what it all comes to
   torchrun --nproc_per_node=8 --no-python unidiffuser {command} -c CONFIG.yaml --trainer.devices=8
 """
