@@ -46,10 +46,9 @@ unpaired: .venv/.installed  ## after `make demo`: 576 captioned images alone, an
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.scans=72 --output=runs/paired/shards
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.renderings_train=1 --source.lacks='{txt: 1.0}' --output=runs/unpaired/shards
 	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --folders='{runs/paired/shards/train: runs/paired/latents}'
-	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --missing=keep \
-		--folders='{runs/paired/shards/train: runs/unpaired/latents, runs/unpaired/shards/train: runs/unpaired/latents}'
+	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --missing=keep --folders='{runs/unpaired/shards/train: runs/unpaired/latents}'
 	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --data.train=runs/paired/latents --trainer.default_root_dir=runs/paired
-	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --data.train=runs/unpaired/latents --trainer.default_root_dir=runs/unpaired
+	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --data.train='[runs/paired/latents, runs/unpaired/latents]' --trainer.default_root_dir=runs/unpaired
 	$(BIN)/unidiffuser evaluate runs/paired -c $(RECIPE)/evaluate.yaml
 	$(BIN)/unidiffuser evaluate runs/unpaired -c $(RECIPE)/evaluate.yaml
 

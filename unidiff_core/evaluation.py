@@ -15,8 +15,8 @@ from unidiff_core.codec import Raw
 from unidiff_core.estimate import Estimate
 from unidiff_core.judge import Judge
 from unidiff_core.metric import Drawn, Hits, Raws, Samples, Yardstick, load_samples, measure
-from unidiff_core.shard import find_shards
 from unidiff_core.spec import TimestepSpec
+from unidiff_core.store import list_shards
 
 
 class Sampler(Protocol):
@@ -100,9 +100,9 @@ class Settings:
     """How to evaluate."""
 
     train: str
-    """Folder of raw training shards, whose samples may lack modalities."""
+    """Raw training shards: a folder, a pattern or a URL. Their samples may lack modalities."""
     test: str
-    """Folder of raw test shards; the givens come from it, in order and round and round."""
+    """Raw test shards, likewise, whose samples are complete; the givens come from it, in order and round and round."""
     queries: dict[str, Query]
     """Timestep spec as text → what to draw."""
     criteria: list[Criterion] = field(default_factory=list)
@@ -136,7 +136,7 @@ class Settings:
             if query.num < 1:
                 raise ValueError(f"the query {name!r} has num {query.num}; it needs at least 1 sample")
         for folder in (self.train, self.test):
-            find_shards(folder)
+            list_shards(folder)
 
 
 @dataclass(frozen=True)

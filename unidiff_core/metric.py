@@ -33,7 +33,7 @@ import numpy as np
 from unidiff_core.codec import Codec, Raw
 from unidiff_core.estimate import Estimate, share, total_variation
 from unidiff_core.judge import Judge
-from unidiff_core.shard import read_shards
+from unidiff_core.store import read_shards
 
 ALWAYS = 0.99
 

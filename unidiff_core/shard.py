@@ -176,15 +176,3 @@ def read_samples(stream: Any, name: str) -> Iterator[dict[str, Any]]:
             sample |= {"__key__": key, ending: content.read()}
     if sample:
         yield sample
-
-
-def read_shard(path: Path) -> Iterator[dict[str, Any]]:
-    """The samples of one shard, members undecoded, in order."""
-    with path.open("rb") as stream:
-        yield from read_samples(stream, str(path))
-
-
-def read_shards(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """All samples of a folder of shards, members undecoded, in order."""
-    for path in find_shards(folder):
-        yield from read_shard(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from unidiff_core.shard import MANIFEST, find_shards
+from unidiff_core.shard import MANIFEST, find_shards, read_samples
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 PIPE = "pipe:"
@@ -121,6 +122,34 @@ def open_shard(url: str, *, allow_pipe: bool = False) -> Iterator[BinaryIO]:
     else:
         with Path(url).open("rb") as stream:
             yield stream
+
+
+def read_shards(where: str | Path | Sequence[str]) -> Iterator[dict[str, Any]]:
+    """All samples of the shards at `where`, members undecoded, in order; see `list_shards`."""
+    for shard in list_shards(where):
+        with open_shard(shard.url) as stream:
+            yield from read_samples(stream, str(shard))
+
+
+def read_having(where: str | Path | Sequence[str], *members: str) -> Iterator[dict[str, Any]]:
+    """The samples of `read_shards` that have all of these members. At the end it warns of how many it left out.
+
+    Raises:
+        ValueError: if none has; says which members there are.
+    """
+    wanted, known, kept, lacking = set(members), set[str](), 0, 0
+    for sample in read_shards(where):
+        known |= sample.keys() - {"__key__"}
+        if wanted <= sample.keys():
+            kept += 1
+            yield sample
+        else:
+            lacking += 1
+    names = " and ".join(f".{member}" for member in members)
+    if not kept:
+        raise ValueError(f"no sample of {where} has {names}; its members are {', '.join(sorted(known)) or 'none'}")
+    if lacking:
+        warnings.warn(f"left out: {lacking} of {kept + lacking} samples of {where}, which lack {names}", stacklevel=2)
 
 
 def local_path(shard: Shard) -> Path:

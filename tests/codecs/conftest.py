@@ -10,7 +10,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from unidiff_codecs.training import AutoencoderTraining, CaptionData, ClipTraining, PairData, TextDecoderTraining
+from unidiff_codecs.training import (
+    AutoencoderTraining,
+    CaptionData,
+    ClipTraining,
+    ImageData,
+    PairData,
+    TextDecoderTraining,
+)
 
 from unidiff_core.shard import write_shards
 
@@ -77,7 +84,7 @@ GPT = {"n_positions": 24, "n_embd": 16, "n_layer": 1, "n_head": 2}
 @pytest.fixture(scope="session")
 def autoencoder(shards, tmp_path_factory):
     training = AutoencoderTraining(channels=(4, 8, 8), latent_channels=2)
-    data = PairData(str(shards), size=32, batch_size=8, holdout=0.2)
+    data = ImageData(str(shards), size=32, batch_size=8, holdout=0.2)
     return fit(training, data, tmp_path_factory.mktemp("weights") / "autoencoder")
 
 

@@ -19,7 +19,8 @@ from unidiff_core.cli import encode
 from unidiff_core.cli import shards as shards_command
 from unidiff_core.data import RawData, SourceData, StoredData
 from unidiff_core.encoding import RawReader, SampleEncoder, Tally
-from unidiff_core.shard import STORED, read_shards
+from unidiff_core.shard import STORED
+from unidiff_core.store import read_shards
 from unidiff_core.uvit import UViT
 
 from .conftest import CAPTIONS, picture, png

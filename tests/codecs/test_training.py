@@ -5,12 +5,14 @@ import json
 import pytest
 import torch
 from unidiff_codecs.text import TextCodec
-from unidiff_codecs.training import CaptionData, PairData, TextDecoderTraining
+from unidiff_codecs.training import CaptionData, ImageData, PairData, TextDecoderTraining
 from unidiff_codecs.training.base import augmented
 from unidiff_codecs.training.data import Shuffled
 
 from tests.codecs.conftest import fit
 from unidiff_core.cli.fit_codec import run
+from unidiff_core.shard import write_shards
+from unidiff_core.store import read_shards
 
 
 def test_exports_hold_no_pickle(autoencoder, clip, text_decoder):
@@ -27,8 +29,8 @@ def test_scaling_factor_makes_unit_latents(autoencoder):
 def test_held_out_captions_are_never_trained_on(shards):
     data = CaptionData(str(shards), holdout=0.3, repeats=3)
     data.setup()
-    assert set(data.training.texts).isdisjoint(data.held_out.texts)
-    assert len(data.training) == 3 * len(set(data.training.texts))
+    assert set(data.training.columns["text"]).isdisjoint(data.held_out.columns["text"])
+    assert len(data.training) == 3 * len(set(data.training.columns["text"]))
 
 
 def test_a_text_decoder_that_learns_words_keeps_its_latents(shards, clip, text_decoder, text_arguments, tmp_path):
@@ -45,8 +47,27 @@ def test_the_last_images_are_held_out(shards):
     data = PairData(str(shards), size=32, holdout=0.25)
     data.setup()
     assert (len(data.training), len(data.held_out)) == (36, 12)
-    with pytest.raises(ValueError, match="no member 'jpg'"):
+    with pytest.raises(ValueError, match=r"no sample of .* has \.jpg and \.txt; its members are png, txt"):
         PairData(str(shards), size=32, image="jpg").setup()
+
+
+def test_codecs_train_on_the_samples_that_have_what_they_need(shards, tmp_path):
+    rows = list(read_shards(shards))
+    for i, row in enumerate(rows):
+        row.pop("txt" if i % 3 else "png")
+    rows.append(rows[0] | {"__key__": "whole", **{key: value for key, value in rows[1].items() if key == "png"}})
+    write_shards(tmp_path, rows)
+    (tmp_path / "manifest.json").unlink()  # as others write them
+    images = ImageData(f"{tmp_path}/*.tar", size=32, holdout=0.25)
+    with pytest.warns(UserWarning, match=r"left out: 16 of 49 samples .* which lack \.png"):
+        images.setup()
+    assert len(images.training) + len(images.held_out) == 33 and set(images.training[[0, 1]]) == {"image"}
+    captions = CaptionData(str(tmp_path), holdout=0.3)
+    with pytest.warns(UserWarning, match=r"left out: 32 of 49 samples"):
+        captions.setup()
+    pairs = PairData(str(tmp_path), size=32)
+    with pytest.warns(UserWarning, match=r"left out: 48 of 49"), pytest.raises(ValueError, match="too few"):
+        pairs.setup()
 
 
 def test_order_is_a_function_of_seed_and_epoch():

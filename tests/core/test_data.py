@@ -22,8 +22,9 @@ from unidiff_core.dataset import RawSamples, RecordsInMemory, StoredSamples, Ten
 from unidiff_core.encoding import RawReader, SampleEncoder, Tally
 from unidiff_core.index import INDEX, open_index
 from unidiff_core.order import Place
-from unidiff_core.shard import STORED, read_shards, write_shards
+from unidiff_core.shard import STORED, write_shards
 from unidiff_core.source import Source
+from unidiff_core.store import read_shards
 from unidiff_core.uvit import UViT
 
 

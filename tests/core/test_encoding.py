@@ -21,8 +21,8 @@ from unidiff_core.encoding import LossError, RawReader, SampleEncoder, Tally
 from unidiff_core.filter import Filter
 from unidiff_core.index import open_index
 from unidiff_core.job import EncodingJob
-from unidiff_core.shard import STORED, find_shards, read_shards, write_shards
-from unidiff_core.store import list_shards
+from unidiff_core.shard import STORED, find_shards, write_shards
+from unidiff_core.store import list_shards, read_shards
 
 
 class NumberCodec(Codec):

@@ -11,8 +11,8 @@ import pytest
 
 from unidiff_core import shard
 from unidiff_core.atomic import replacing
-from unidiff_core.shard import read_samples, read_shard, write_shard, write_shards
-from unidiff_core.store import Shard, list_shards, local_path, open_shard
+from unidiff_core.shard import read_samples, write_shard, write_shards
+from unidiff_core.store import Shard, list_shards, local_path, open_shard, read_shards
 
 
 def samples(count=6, first=0):
@@ -29,7 +29,7 @@ def test_the_same_samples_give_the_same_bytes_and_come_back(tmp_path, tar):
     written = write_shard(tmp_path / "b.tar", iter(samples()))
     assert (tmp_path / "b.tar").read_bytes() == tar.read_bytes()
     assert written.count == 6 and written.sha256 == shard.hashlib.sha256(tar.read_bytes()).hexdigest()
-    assert list(read_shard(tar)) == samples()
+    assert list(read_shards(tar)) == samples()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tar):
@@ -86,7 +86,7 @@ KINDS = ["header", "zeroed header", "cut in a header", "cut between members", "c
 def test_a_damaged_shard_is_an_error_that_names_it(tar, kind):
     damage(tar, kind)
     with pytest.raises(ValueError, match=r"a\.tar is damaged"):
-        list(read_shard(tar))
+        list(read_shards(tar))
 
 
 def test_two_members_of_one_ending_are_an_error(tmp_path):
@@ -94,16 +94,16 @@ def test_two_members_of_one_ending_are_an_error(tmp_path):
         for name in ("a.txt", "a.TXT"):
             archive.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(ValueError, match=r"sample a of .*two\.tar has two members \.txt"):
-        list(read_shard(tmp_path / "two.tar"))
+        list(read_shards(tmp_path / "two.tar"))
 
 
 def test_gzipped_shards_are_read_and_their_end_is_checked(tmp_path, tar):
     path = tmp_path / "a.tar.gz"
     path.write_bytes(shard.zlib.compress(tar.read_bytes(), wbits=31))
-    assert list(read_shard(path)) == samples()
+    assert list(read_shards(path)) == samples()
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match="is damaged"):
-        list(read_shard(path))
+        list(read_shards(path))
 
 
 def names(shards):

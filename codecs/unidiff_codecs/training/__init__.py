@@ -2,7 +2,7 @@
 
 from unidiff_codecs.training.autoencoder import AutoencoderTraining
 from unidiff_codecs.training.clip import ClipTraining
-from unidiff_codecs.training.data import CaptionData, PairData
+from unidiff_codecs.training.data import CaptionData, ImageData, PairData
 from unidiff_codecs.training.text_decoder import TextDecoderTraining
 
-__all__ = ["AutoencoderTraining", "CaptionData", "ClipTraining", "PairData", "TextDecoderTraining"]
+__all__ = ["AutoencoderTraining", "CaptionData", "ClipTraining", "ImageData", "PairData", "TextDecoderTraining"]

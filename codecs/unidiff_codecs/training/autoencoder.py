@@ -94,9 +94,9 @@ class AutoencoderTraining(NetworkTraining):
     @torch.no_grad()
     def show(self, folder: Path, data: ShardData) -> None:
         """``reconstructions.png``: rows of held-out images, each above the row of its reconstructions."""
-        assert data.held_out is not None and data.held_out.images is not None
+        assert data.held_out is not None
         chosen = torch.linspace(0, len(data.held_out) - 1, 48).long()
-        pixels = normalised(data.held_out.images[chosen])
+        pixels = normalised(data.held_out.columns["image"][chosen])
         rows = zip(pixels.split(12), self._reconstruct(pixels).split(12), strict=True)
         images = [image for pair in rows for row in pair for image in to_images(row)]
         contact_sheet(images, columns=12).save(folder / "reconstructions.png")
@@ -151,9 +151,8 @@ def _through(layer: nn.Conv2d, *, is_mean: bool) -> None:
 
 def _pixels(data: Batches, limit: int | None = None) -> list[Tensor]:
     """Images in [-1, 1], in parts; `limit` of them, evenly spaced, if given."""
-    assert data.images is not None
     stride = max(1, len(data) // limit) if limit else 1
-    return [normalised(images) for images in data.images[::stride].split(256)]
+    return [normalised(images) for images in data.columns["image"][::stride].split(256)]
 
 
 def _psnr(output: Tensor, pixels: Tensor) -> Tensor:

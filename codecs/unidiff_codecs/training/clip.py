@@ -79,19 +79,19 @@ class ClipTraining(NetworkTraining):
         features = self._features(data.training)
         statistics = {"image_mean": features.mean(0), "image_std": features.std(0).clamp(min=1e-6)}
         save_file(statistics, str(folder / STATISTICS))
-        return {"median_rank": self._median_rank(data.held_out), "captions": float(len(set(data.held_out.texts)))}
+        captions = set(data.held_out.columns["text"])
+        return {"median_rank": self._median_rank(data.held_out), "captions": float(len(captions))}
 
     def _median_rank(self, data: Batches) -> float:
         """Median over held-out images of how many held-out captions fit better than the image's own."""
-        captions = sorted(set(data.texts))
+        captions = sorted(set(data.columns["text"]))
         texts = self.network.encode_text(self._ids(captions), normalize=True)
         similarity = F.normalize(self._features(data), dim=-1) @ texts.T
-        own = similarity.gather(1, torch.tensor([[captions.index(text)] for text in data.texts]))
+        own = similarity.gather(1, torch.tensor([[captions.index(text)] for text in data.columns["text"]]))
         return float((similarity > own).sum(1).float().median())
 
     def _features(self, data: Batches) -> Tensor:
-        assert data.images is not None
-        return torch.cat([self.network.encode_image(_pixels(images)) for images in data.images.split(512)])
+        return torch.cat([self.network.encode_image(_pixels(images)) for images in data.columns["image"].split(512)])
 
     def _ids(self, texts: list[str]) -> Tensor:
         """Token ids, each caption tokenized once."""

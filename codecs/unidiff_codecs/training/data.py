@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from unidiff_codecs.image import square
-from unidiff_core.shard import read_shards
+from unidiff_core.store import read_having
 
 Batch = dict[str, Any]
 """``image``: uint8 ``[b, 3, h, w]``; ``text``: b strings."""
@@ -25,23 +24,23 @@ Batch = dict[str, Any]
 class Batches(Dataset[Batch]):
     """Whole batches by a list of indices, which is many times faster than collating samples."""
 
-    def __init__(self, images: Tensor | None, texts: list[str]) -> None:
-        self.images, self.texts = images, texts
+    def __init__(self, columns: Batch) -> None:
+        self.columns = columns
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(next(iter(self.columns.values())))
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        batch: Batch = {"text": [self.texts[i] for i in indices]}
-        return batch if self.images is None else {"image": self.images[indices], **batch}
+        return {
+            name: column[indices] if isinstance(column, Tensor) else [column[i] for i in indices]
+            for name, column in self.columns.items()
+        }
 
     def split(self, held_out: list[bool]) -> tuple[Batches, Batches]:
         """The part that is trained on, and the part that is held out."""
-        return self._part([not flag for flag in held_out]), self._part(held_out)
-
-    def _part(self, mask: list[bool]) -> Batches:
-        images = None if self.images is None else self.images[torch.tensor(mask)]
-        return Batches(images, [text for text, wanted in zip(self.texts, mask, strict=True) if wanted])
+        parts = ([i for i, flag in enumerate(held_out) if flag is wanted] for wanted in (False, True))
+        training, rest = (Batches(self[part]) for part in parts)
+        return training, rest
 
 
 class Shuffled:
@@ -69,7 +68,7 @@ class ShardData(pl.LightningDataModule):
     """A training and a held-out part, carved out of the training shards.
 
     Args:
-        folder: training shards. The test shards are never read here.
+        folder: training shards: a folder, a pattern or a URL. The test shards are never read here.
         batch_size: samples per step.
         seed: of the order.
     """
@@ -102,15 +101,49 @@ class ShardData(pl.LightningDataModule):
             )
 
 
-class PairData(ShardData):
-    """Images with their captions. Held out: the last samples, which where shards are in order are other sources.
+class ImageData(ShardData):
+    """Images. Held out: the last samples, which where shards are in order are other sources.
 
     Args:
-        folder: training shards.
+        folder: training shards: a folder, a pattern or a URL. The test shards are never read here.
         size: images are cropped and resized to this side, pixels.
         batch_size: samples per step.
         holdout: share that is held out, 0..1.
-        image: member that holds the image.
+        image: member that holds the image. Samples without one are left out.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, folder: str, size: int, batch_size: int = 128, holdout: float = 0.05, image: str = "png", seed: int = 0
+    ) -> None:
+        super().__init__(folder, batch_size, seed)
+        self.size, self.holdout, self.image = size, holdout, image
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read everything."""
+        if self.training is not None:
+            return
+        data = self._read()
+        first = round(len(data) * (1 - self.holdout))
+        self._keep(data, [i >= first for i in range(len(data))])
+
+    def _read(self) -> Batches:
+        return Batches({"image": _stacked([self._pixels(row) for row in read_having(self.folder, self.image)])})
+
+    def _pixels(self, row: dict[str, bytes]) -> np.ndarray:
+        image = Image.open(io.BytesIO(row[self.image])).convert("RGB")
+        return np.asarray(square(image, self.size)).transpose(2, 0, 1)
+
+
+class PairData(ImageData):
+    """Images with their captions. Held out: the last samples, which where shards are in order are other sources.
+
+    Args:
+        folder: training shards: a folder, a pattern or a URL. The test shards are never read here.
+        size: images are cropped and resized to this side, pixels.
+        batch_size: samples per step.
+        holdout: share that is held out, 0..1.
+        image: member that holds the image. Samples that lack it or the caption are left out.
         text: member that holds the caption.
         seed: of the order.
     """
@@ -125,34 +158,24 @@ class PairData(ShardData):
         text: str = "txt",
         seed: int = 0,
     ) -> None:
-        super().__init__(folder, batch_size, seed)
-        self.size, self.holdout, self.image, self.text = size, holdout, image, text
+        super().__init__(folder, size, batch_size, holdout, image, seed)
+        self.text = text
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read everything."""
-        if self.training is not None:
-            return
-        rows = [(self._read(row), _text(row, self.text, self.folder)) for row in read_shards(Path(self.folder))]
-        data = Batches(torch.from_numpy(np.stack([row[0] for row in rows])), [row[1] for row in rows])
-        first = round(len(rows) * (1 - self.holdout))
-        self._keep(data, [i >= first for i in range(len(rows))])
-
-    def _read(self, row: dict[str, bytes]) -> np.ndarray:
-        if self.image not in row:
-            raise ValueError(f"sample {row.get('__key__')!r} of {self.folder} has no member {self.image!r}")
-        image = Image.open(io.BytesIO(row[self.image])).convert("RGB")
-        return np.asarray(square(image, self.size)).transpose(2, 0, 1)
+    def _read(self) -> Batches:
+        rows = read_having(self.folder, self.image, self.text)
+        images, texts = zip(*((self._pixels(row), _caption(row[self.text])) for row in rows), strict=True)
+        return Batches({"image": _stacked(images), "text": list(texts)})
 
 
 class CaptionData(ShardData):
     """Distinct captions. Held out: those that a hash picks, so a held-out caption is never trained on.
 
     Args:
-        folder: training shards.
+        folder: training shards: a folder, a pattern or a URL. The test shards are never read here.
         batch_size: captions per step.
         holdout: share that is held out, 0..1.
         repeats: how often an epoch shows each caption; an epoch of a short list would be over in no time.
-        text: member that holds the caption.
+        text: member that holds the caption. Samples without one are left out.
         seed: of the order.
     """
 
@@ -172,16 +195,18 @@ class CaptionData(ShardData):
         """Read everything."""
         if self.training is not None:
             return
-        texts = sorted({_text(row, self.text, self.folder) for row in read_shards(Path(self.folder))})
-        self._keep(Batches(None, texts), [_fraction(text) < self.holdout for text in texts])
+        texts = sorted({_caption(row[self.text]) for row in read_having(self.folder, self.text)})
+        self._keep(Batches({"text": texts}), [_fraction(text) < self.holdout for text in texts])
         assert self.training is not None
-        self.training.texts *= self.repeats
+        self.training = Batches({"text": self.training.columns["text"] * self.repeats})
 
 
-def _text(row: dict[str, bytes], member: str, folder: str) -> str:
-    if member not in row:
-        raise ValueError(f"sample {row.get('__key__')!r} of {folder} has no member {member!r}")
-    return row[member].decode("utf-8").strip()
+def _stacked(images: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images))
+
+
+def _caption(data: bytes) -> str:
+    return data.decode("utf-8").strip()
 
 
 def _fraction(text: str) -> float:

@@ -87,9 +87,9 @@ class TextDecoderTraining(NetworkTraining):
         """Write config, safetensors and tokenizer; statistics are those of all training captions."""
         assert data.training is not None and data.held_out is not None
         self.network.eval()
-        self._track(self._raw(sorted(set(data.training.texts))), share=1.0)
+        self._track(self._raw(sorted(set(data.training.columns["text"]))), share=1.0)
         self.network.save_pretrained(folder)
-        texts = data.held_out.texts
+        texts = data.held_out.columns["text"]
         return {
             "exact": _share(self._decode(texts, 0.0), texts),
             "exact_with_noise_0.3": _share(self._decode(texts, 0.3), texts),
@@ -101,7 +101,7 @@ class TextDecoderTraining(NetworkTraining):
     def show(self, folder: Path, data: CaptionData) -> None:
         """``reconstructions.txt``: held-out captions and what is decoded from them, also with noise of 0.3."""
         assert data.held_out is not None
-        texts = data.held_out.texts[:: max(1, len(data.held_out.texts) // 12)]
+        texts = data.held_out.columns["text"][:: max(1, len(data.held_out.columns["text"]) // 12)]
         rows = zip(texts, self._decode(texts, 0.0), self._decode(texts, 0.3), strict=True)
         lines = [f"{text}\n  → {plain}\n  → {noisy}   (latents with noise 0.3)" for text, plain, noisy in rows]
         (folder / "reconstructions.txt").write_text("\n".join(lines) + "\n")
@@ -116,7 +116,7 @@ class TextDecoderTraining(NetworkTraining):
 
     def _new(self, gpt: dict[str, Any], widths: dict[str, int]) -> TextDecoder:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        tokenizer = train_tokenizer(data.training.texts, self.vocabulary)
+        tokenizer = train_tokenizer(data.training.columns["text"], self.vocabulary)
         return TextDecoder(**widths, gpt={"vocab_size": len(tokenizer) + 1, **gpt}, tokenizer=tokenizer)
 
     def _pretrained(self, widths: dict[str, int]) -> TextDecoder:

@@ -15,7 +15,7 @@ from unidiff_codecs.training.data import Shuffled
 from unidiff_audio.autoencoder import MelAutoencoder
 from unidiff_audio.vocoder import GriffinLimVocoder
 from unidiff_audio.waveform import Waveform, fitted, from_wav, to_wav
-from unidiff_core.shard import read_shards
+from unidiff_core.store import read_having
 
 SHOWN = 12
 """Held-out sounds that are written as files."""
@@ -25,12 +25,12 @@ class AudioData(pl.LightningDataModule):
     """Sounds of one rate and length, kept in memory. Held out: the last ones of the training shards.
 
     Args:
-        folder: training shards. The test shards are never read here.
+        folder: training shards: a folder, a pattern or a URL. The test shards are never read here.
         rate: sounds are resampled to it, samples a second.
         seconds: sounds are cut or filled up with silence to it.
         batch_size: sounds per step.
         holdout: share that is held out, 0..1.
-        member: member that holds the sound, as WAV.
+        member: member that holds the sound, as WAV. Samples without one are left out.
         seed: of the order.
     """
 
@@ -54,11 +54,11 @@ class AudioData(pl.LightningDataModule):
         """Read everything.
 
         Raises:
-            ValueError: if a sample has no readable sound, or nothing is left to train on or to hold out.
+            ValueError: if a sound cannot be read, or nothing is left to train on or to hold out.
         """
         if len(self.training):
             return
-        samples = [self._read(row) for row in read_shards(self.folder)]
+        samples = [self._read(row) for row in read_having(self.folder, self.member)]
         count = round(len(samples) * self.holdout)
         if not 0 < count < len(samples):
             raise ValueError(
@@ -80,13 +80,10 @@ class AudioData(pl.LightningDataModule):
         return DataLoader(TensorDataset(samples), sampler=order, batch_size=None)  # type: ignore[arg-type]
 
     def _read(self, row: dict[str, bytes]) -> Tensor:
-        name = f"sample {row.get('__key__')!r} of {self.folder}"
-        if self.member not in row:
-            raise ValueError(f"{name} has no member {self.member!r}")
         try:
             return fitted(from_wav(row[self.member]), self.rate, round(self.seconds * self.rate))
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+            raise ValueError(f"sample {row['__key__']!r} of {self.folder}: {error}") from error
 
 
 class MelAutoencoderTraining(NetworkTraining):
