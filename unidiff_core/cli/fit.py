@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,19 +128,11 @@ def check_checkpoint(path: str, model: UniDiffuser) -> None:
 
 
 def prepare() -> None:
-    """Load the plugins, make our strategy known, and quieten what Lightning advises other programs."""
+    """Load the plugins, make our strategy known, and quieten Lightning, which sets its level when it is imported."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     load_plugins()
     if "fsdp2" not in StrategyRegistry:
         StrategyRegistry.register("fsdp2", FSDP2, "FSDP2 over all processes; checkpoints that any strategy reads")
-    for message in (
-        ".*exists and is not empty.*",
-        ".*does not have many workers.*",
-        ".*args parameter is intended.*",
-        ".*LeafSpec.*",
-        ".*across ranks is zero.*",
-    ):
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
 def run(argv: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ import logging
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,9 +55,8 @@ def run(argv: Sequence[str]) -> None:
     A complete output folder is left alone unless ``--overwrite``. An interrupted training goes on from its last
     checkpoint. The output folder appears whole or not at all.
     """
-    load_plugins()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    load_plugins()
     cli = _parse(argv)
     output = Path(cli.config.output)
     if output.is_dir() and not cli.config.overwrite:

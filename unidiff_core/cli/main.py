@@ -10,6 +10,8 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
+from unidiff_core.cli.warning import tidy_warnings
+
 COMMANDS = {
     "shards": ("shards", "write webdataset shards from a registered source of raw samples"),
     "fit-codec": ("fit_codec", "train the networks of a codec on raw shards"),
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if argv[0] not in COMMANDS:
         fail(f"unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
     os.environ.setdefault("WDS_SECURE", "1")
+    tidy_warnings()
     try:
         module = importlib.import_module(f"unidiff_core.cli.{COMMANDS[argv[0]][0]}")
         module.run(argv if COMMANDS[argv[0]][0] == "fit" else argv[1:])

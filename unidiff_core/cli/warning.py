@@ -1,0 +1,31 @@
+"""What a person sees of warnings: each as a line, and none of what Lightning and torch advise other programs."""
+
+from __future__ import annotations
+
+import warnings
+
+ADVICE = (
+    ".*exists and is not empty.*",
+    ".*does not have many workers.*",
+    ".*args parameter is intended.*",
+    ".*LeafSpec.*",
+    ".*across ranks is zero.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",  # frozen networks, on purpose
+)
+"""Patterns of messages that are not for this program's user."""
+
+
+def tidy_warnings() -> None:
+    """Silence `ADVICE`, and write a `UserWarning` as one line without the line of code that gave it."""
+    for pattern in ADVICE:
+        warnings.filterwarnings("ignore", pattern)
+    default = warnings.formatwarning
+
+    def format_warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is UserWarning:
+            return f"unidiffuser: {message}\n"
+        return default(message, category, filename, lineno, line)
+
+    warnings.formatwarning = format_warning
