@@ -99,7 +99,9 @@ class Codec(nn.Module, ABC):
         """
         path = Path(text).expanduser()
         if not path.is_file():
-            raise ValueError(f"no such file: {path}")
+            raise ValueError(
+                f"no such file: {path}; {type(self).__name__} takes the path of a file (a `parse` may take other text)"
+            )
         try:
             return self.from_bytes(path.read_bytes())
         except ValueError as error:
@@ -133,24 +135,29 @@ class Codec(nn.Module, ABC):
 
 
 def check_latent(codec: Codec, latent: Mapping[str, Tensor]) -> None:
-    """Compare what `Codec.latent` gave with the streams that the codec declares.
+    """Compare what `Codec.latent` gave with the streams and the shapes that the codec declares.
 
-    A grid may have other sizes than the native ones, if they divide into patches, and a sequence another length.
+    The shapes may be others than the streams' native ones, if the codec says so: a grid of other sizes that divide into
+    patches, a sequence of another length.
 
     Raises:
-        ValueError: if a stream is absent or undeclared, or of a shape that its declaration does not allow; names the
-            codec, its distribution, the stream, and both shapes.
+        ValueError: if a stream is absent or undeclared, or of another shape than declared, or that shape is none that
+            the stream allows; names the codec, its distribution, the stream, and both shapes.
     """
     streams = codec.streams
     if wrong := sorted(streams.keys() ^ latent.keys()):
         what = "gives no" if wrong[0] in streams else "does not declare the"
-        raise ValueError(f"{_name(codec)} {what} stream {wrong[0]!r}; it declares {', '.join(streams)}")
-    for name, stream in streams.items():
-        shape = tuple(latent[name].shape[1:])
+        declared, given = ", ".join(streams), ", ".join(latent)
+        raise ValueError(f"{name_of(codec)} {what} stream {wrong[0]!r}; it declares {declared} and gives {given}")
+    for name, shape in codec.shapes.items():
+        stream, found = streams[name], tuple(latent[name].shape[1:])
         if not _allows(stream, shape):
+            raise ValueError(f"{name_of(codec)} says {shape} in `shapes`, which its stream {name!r} {stream} cannot be")
+        if found != tuple(shape):
             raise ValueError(
-                f"{_name(codec)} declares the stream {name!r} as {stream.layout} {stream.shape} and gives {shape}, "
-                "without the batch dimension; mend its `streams` or its `encode`"
+                f"{name_of(codec)} declares the stream {name!r} as {stream.layout} {tuple(shape)} and gives {found}, "
+                "without the batch dimension; mend its `streams` or its `encode`, or encode again what was stored "
+                "under other arguments (`shapes` is where a codec says that its latents come on another grid)"
             )
 
 
@@ -165,7 +172,8 @@ def _allows(stream: Stream, shape: tuple[int, ...]) -> bool:
             return shape[-1] == stream.channels
 
 
-def _name(codec: Codec) -> str:
+def name_of(codec: Codec) -> str:
+    """Its class and the distribution that it came from, for errors."""
     from unidiff_core.plugin import distribution_of
 
     return f"{type(codec).__name__} of {distribution_of(type(codec))}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from unidiff_core.batch import Batch
@@ -14,8 +17,10 @@ from unidiff_core.codec import Codec
 from unidiff_core.dataset import RawSamples, RecordsInMemory, StoredSamples, stack
 from unidiff_core.encoding import RawReader, SampleEncoder, Tally
 from unidiff_core.index import open_index
+from unidiff_core.model_directory import describe_codecs
 from unidiff_core.order import GlobalOrder, InOrder, num_micro_batches
 from unidiff_core.source import Source
+from unidiff_core.store import notes_at
 
 
 class OrderedData(pl.LightningDataModule, ABC):
@@ -136,10 +141,12 @@ class StoredData(OrderedData):
         where = self.train if part == "train" else self.validation
         if where is None:
             return None
-        samples = StoredSamples.at(where, self.in_memory)
+        with _naming(part):
+            samples = StoredSamples.at(where, self.in_memory)
         # A codec's training reads stored tensors too, and has no modalities.
-        wanted = getattr(self.trainer and self.trainer.lightning_module, "modalities", {}).keys()
-        if absent := sorted(wanted - samples.tensors.modalities):
+        modalities = getattr(self.trainer and self.trainer.lightning_module, "modalities", {})
+        _warn_of_other_codecs(where, {name: modality.codec for name, modality in modalities.items()})
+        if absent := sorted(modalities.keys() - samples.tensors.modalities):
             known = ", ".join(sorted(samples.tensors.modalities))
             raise ValueError(
                 f"no sample in {where} has latents of {', '.join(absent)}, only of {known}; encode them too"
@@ -184,7 +191,9 @@ class RawData(OrderedData):
         where = self.train if part == "train" else self.validation
         if where is None:
             return None
-        return RawSamples(open_index(where), RawReader(self.codecs, self.members, self.clean))
+        with _naming(part):
+            index = open_index(where)
+        return RawSamples(index, RawReader(self.codecs, self.members, self.clean))
 
 
 class SourceData(OrderedData):
@@ -266,3 +275,27 @@ class SourceData(OrderedData):
         if not tensors:
             raise ValueError(f"nothing is left of the split {split!r} of the source: {tally}")
         return StoredSamples(stack(tensors))
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Say of shards that are not there which option named them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"data.{part}: {error}") from error
+
+
+def _warn_of_other_codecs(where: str | list[str], codecs: Mapping[str, Codec]) -> None:
+    """Latents that another codec encoded are decoded to something else; some arguments change nothing of them."""
+    present = describe_codecs(codecs)
+    for encoded in notes_at(where, "codecs"):
+        for name in encoded.keys() & present.keys():
+            then, now = encoded[name], present[name]
+            if others := [key for key in {**then, **now} if then.get(key) != now.get(key)]:
+                pairs = "; ".join(f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in others)
+                rank_zero_warn(
+                    f"{where} was encoded by another {name} codec: {pairs}. Unless that changes nothing of what is "
+                    "stored, encode again",
+                    category=UserWarning,
+                )

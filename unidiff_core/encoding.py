@@ -13,8 +13,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unidiff_core.cleaner import Cleaner
-from unidiff_core.codec import Codec, Raw
+from unidiff_core.codec import Codec, Raw, check_latent, name_of
 from unidiff_core.filter import Filter
+from unidiff_core.plugin import reason
 from unidiff_core.shard import STORED, Members
 
 ERRORS = 5
@@ -145,6 +146,7 @@ class SampleEncoder:
     ) -> None:
         self.reader, self.batch_size, self.dtype = reader, batch_size, dtype
         self.keep, self.missing, self.max_lost = keep, missing, max_lost
+        self._checked: set[str] = set()
 
     def samples(self, samples: Iterable[Members], name: str, tally: Tally) -> Iterator[dict[str, Any]]:
         """Encoded samples: what is not a modality's raw member (labels, say) is kept, the raw ones are not.
@@ -167,15 +169,22 @@ class SampleEncoder:
         """As `samples`: the members of each and its ``"<modality>.<name>"`` → tensor, without a batch dimension."""
         admitted = self._admitted(samples, name, tally)
         while batch := list(islice(admitted, self.batch_size)):
-            stored = self._encode([raws for _, raws in batch])
+            stored = self._encode(
+                [raws for _, raws in batch], [f"sample {row['__key__']} of {name}" for row, _ in batch]
+            )
             yield from zip([row for row, _ in batch], stored, strict=True)
 
     @torch.no_grad()
-    def _encode(self, batch: Sequence[Mapping[str, Raw]]) -> list[dict[str, Tensor]]:
+    def _encode(self, batch: Sequence[Mapping[str, Raw]], titles: Sequence[str]) -> list[dict[str, Tensor]]:
         stored: list[dict[str, Tensor]] = [{} for _ in batch]
         for name, codec in self.reader.codecs.items():
             having = [i for i, raws in enumerate(batch) if name in raws]
-            encoded = codec.encode([batch[i][name] for i in having]) if having else {}
+            if not having:
+                continue
+            encoded = _encoded(codec, [batch[i][name] for i in having], [titles[i] for i in having])
+            if name not in self._checked:  # before a training is built on it
+                check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
+                self._checked.add(name)
             for key, values in encoded.items():
                 values = (values.to(self.dtype) if values.is_floating_point() else values).cpu()
                 for i, value in zip(having, values, strict=True):
@@ -215,7 +224,23 @@ class SampleEncoder:
                     raise Dropped(f"nothing left of {name} after cleaning")
             elif self.missing == "error":
                 known = ", ".join(sorted(key for key in row if key != "__key__"))
-                raise ValueError(f"it has no member .{member} for {name!r}, only {known}; missing=keep allows that")
+                raise ValueError(
+                    f"it has no member .{member} for {name!r}, only {known}; missing=keep allows that, and members "
+                    f"names another ending, as in {{{name}: jpg}}"
+                )
         if not raws:
             raise Dropped(f"none of {', '.join(self.reader.codecs)}")
         return raws
+
+
+def _encoded(codec: Codec, raws: Sequence[Raw], titles: Sequence[str]) -> dict[str, Tensor]:
+    """What a codec stores of samples; an exception of its own names the sample that it cannot encode."""
+    try:
+        return codec.encode(raws)
+    except Exception:  # whatever a stranger's codec raises
+        for raw, title in zip(raws, titles, strict=True):
+            try:
+                codec.encode([raw])
+            except Exception as error:
+                raise ValueError(f"{title}: {name_of(codec)} cannot encode it: {reason(error)}") from error
+        raise

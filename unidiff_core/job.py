@@ -12,8 +12,8 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class EncodingJob:
         shards: all of the job, in the order of the result.
         target: folder.
         settings: digest of what changes the result; shards of other settings are never mixed.
+        codecs: modality → its codec as plain data, for the manifest.
         verify: compare each source with the SHA-256 of its manifest, where it has one.
         allow_pipe: whether a ``pipe:`` may run its command.
     """
@@ -59,6 +60,7 @@ class EncodingJob:
     shards: Sequence[Shard]
     target: Path
     settings: str = ""
+    codecs: Mapping[str, Any] = field(default_factory=dict)
     verify: bool = True
     allow_pipe: bool = False
 
@@ -134,18 +136,19 @@ class EncodingJob:
         Raises:
             ValueError: if a shard is not done; names it.
         """
-        notes = [self._note(shard, name) for shard, name in zip(self.shards, self.names, strict=True)]
-        done = [note for note in notes if note]
-        if len(done) < len(notes):
-            absent = [name for name, note in zip(self.names, notes, strict=True) if note is None]
+        rows = [self._note(shard, name) for shard, name in zip(self.shards, self.names, strict=True)]
+        done = [row for row in rows if row]
+        if len(done) < len(rows):
+            absent = [name for name, row in zip(self.names, rows, strict=True) if row is None]
             raise ValueError(
-                f"{self.target} is not complete: {len(absent)} of {len(notes)} shards are not encoded, "
+                f"{self.target} is not complete: {len(absent)} of {len(rows)} shards are not encoded, "
                 f"{', '.join(absent[:5])}{', …' * (len(absent) > 5)}; run their tasks again"
             )
         tally = Tally()
         for note in done:
             tally.add(Tally.from_dict(note.tally))
-        write_manifest(self.target, [note.shard for note in done], settings=self.settings, tally=tally.as_dict())
+        notes = {"settings": self.settings, "codecs": self.codecs, "tally": tally.as_dict()}
+        write_manifest(self.target, [note.shard for note in done], **notes)
         return tally
 
     def _encode(self, shard: Shard, name: str, earlier: Tally) -> Note:

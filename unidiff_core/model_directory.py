@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,15 @@ def describe(value: Any, registry: Registry) -> Any:
         raise ValueError(f"{cls.__module__}.{cls.__name__} is not the class registered as {cls.__name__}")
     names = [name for name in inspect.signature(cls).parameters if name != "ports"]  # ports follow from the modalities
     return {"class": cls.__name__} | {name: describe(getattr(value, name), registry) for name in names}
+
+
+def describe_codecs(codecs: Mapping[str, Codec]) -> dict[str, Any]:
+    """Modality → codec as plain data, of the registered ones; an object inside that is not leaves its codec out too."""
+    registry, described = load_plugins(), {}
+    for name, codec in codecs.items():
+        with suppress(ValueError):
+            described[name] = describe(codec, registry)
+    return described
 
 
 def build(config: Any, registry: Registry, *args: Any) -> Any:

@@ -216,7 +216,7 @@ def load_plugins(find: Callable[[], list[EntryPoint]] | None = None) -> Registry
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever a stranger's code raises, SystemExit too, others must still load
-            registry.failures.append(
-                f"Plugin {point.name!r} of {distribution} did not load: {reason(error).rstrip('.')}."
-            )
+            why = reason(error).rstrip(".")
+            end = "" if why.endswith("?") else "."
+            registry.failures.append(f"Plugin {point.name!r} of {distribution} did not load: {why}{end}")
     return registry

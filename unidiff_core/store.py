@@ -76,7 +76,10 @@ def _in_folder(folder: Path) -> list[Shard]:
         )
     found = sorted(path for path in folder.glob("*") if path.name.endswith(ENDINGS))
     if not found:
-        raise ValueError(f"no shards in {folder}: neither a {MANIFEST} nor *.tar; `unidiffuser shards` writes both")
+        raise ValueError(
+            f"no shards in {folder}: neither a {MANIFEST} nor *.tar; `unidiffuser shards` writes raw ones, and "
+            "`unidiffuser encode` latents"
+        )
     return [Shard(str(path)) for path in found]
 
 
@@ -150,6 +153,15 @@ def read_having(where: str | Path | Sequence[str], *members: str) -> Iterator[di
         raise ValueError(f"no sample of {where} has {names}; its members are {', '.join(sorted(known)) or 'none'}")
     if lacking:
         warnings.warn(f"left out: {lacking} of {kept + lacking} samples of {where}, which lack {names}", stacklevel=2)
+
+
+def notes_at(where: str | Path | Sequence[str], name: str) -> Iterator[Any]:
+    """What the manifests beside the shards at `where` note under `name`; those on this machine that note it."""
+    for folder in dict.fromkeys(Path(shard.url).parent for shard in list_shards(where) if not _is_url(shard.url)):
+        manifest = folder / MANIFEST
+        notes = json.loads(manifest.read_text()) if manifest.is_file() else {}
+        if name in notes:
+            yield notes[name]
 
 
 def local_path(shard: Shard) -> Path:

@@ -404,7 +404,10 @@ def _repeated(given: Given, num: int | None) -> tuple[dict[str, list[Raw]], int]
     num = num if num is not None else max(map(len, lists.values()), default=1)
     for name, values in lists.items():
         if len(values) not in (1, num):
-            raise SpecError(f"{len(values)} values of {name!r} are given for {num} samples; give one, or {num}")
+            raise SpecError(
+                f"{len(values)} values of {name!r} are given for {num} samples; give one, or {num} (a list or tuple "
+                "is several samples: a single one that is a list itself goes into a list)"
+            )
     if num < 1:
         raise SpecError(f"the number of samples is at least 1, not {num}")
     return {name: values * num if len(values) == 1 else values for name, values in lists.items()}, num

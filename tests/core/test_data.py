@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import tarfile
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import pytorch_lightning as pl
@@ -17,11 +19,12 @@ from safetensors.torch import save
 
 from unidiff_core import Codec, Modality, Stream, UniDiffuser
 from unidiff_core.cleaner import Cleaner
-from unidiff_core.data import RawData, SourceData, StoredData
+from unidiff_core.data import RawData, SourceData, StoredData, _warn_of_other_codecs
 from unidiff_core.dataset import RawSamples, RecordsInMemory, StoredSamples, TensorsInMemory, TensorsOnDisk
 from unidiff_core.encoding import RawReader, SampleEncoder, Tally
 from unidiff_core.index import INDEX, open_index
 from unidiff_core.order import Place
+from unidiff_core.plugin import Registry
 from unidiff_core.shard import STORED, write_shards
 from unidiff_core.source import Source
 from unidiff_core.store import read_shards
@@ -49,6 +52,12 @@ class NumberCodec(Codec):
 
     def to_bytes(self, raw):
         return str(raw).encode()
+
+
+class ScaledCodec(NumberCodec):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = scale
 
 
 class OddCleaner(Cleaner):
@@ -292,6 +301,26 @@ def test_stored_raw_and_source_are_the_same_run(tmp_path, gaps, capsys):
         SourceData(RowsSource(gaps), cache=False, **missing, **options),
     ):
         assert losses(data, tmp_path) == pytest.approx(expected, rel=1e-6), data
+
+
+def test_shards_that_are_not_there_are_told_with_the_option_that_named_them(tmp_path):
+    folder = stored_shards(tmp_path / "stored", rows())
+    with pytest.raises(ValueError, match=r"data\.validation: no shards in .*`unidiffuser encode` latents"):
+        losses(StoredData(folder, str(tmp_path / "nowhere")), tmp_path)
+
+
+def test_latents_that_another_codec_stored_are_told(tmp_path, recwarn):
+    registry = Registry()
+    registry.add(ScaledCodec)
+    write_shards(tmp_path, rows())
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    then = {"a": {"class": "ScaledCodec", "scale": 2.0}, "c": {"class": "Gone"}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"codecs": then}))
+    with mock.patch("unidiff_core.model_directory.load_plugins", lambda: registry):
+        _warn_of_other_codecs(str(tmp_path), {"a": ScaledCodec(2.0), "b": NumberCodec()})
+        assert not recwarn.list
+        _warn_of_other_codecs([str(tmp_path)], {"a": ScaledCodec(3.0)})
+    assert "by another a codec: scale was 2.0 and is 3.0. Unless" in str(recwarn.pop(UserWarning).message)
 
 
 def test_a_modality_that_no_sample_stores_is_named(tmp_path):

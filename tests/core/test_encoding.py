@@ -113,6 +113,27 @@ def test_a_missing_modality_is_an_error_or_kept():
     assert torch.equal(found["0003"]["b.v"], torch.tensor([-3.0, -6.0, -9.0]))
 
 
+class FussyCodec(NumberCodec):
+    def encode(self, raws):
+        return super().encode([{-3.0: {}}.get(raw, raw) for raw in raws])
+
+
+class LyingCodec(NumberCodec):
+    streams = {"v": Stream.vector(4)}  # noqa: RUF012
+
+
+def test_a_sample_that_a_codec_cannot_encode_is_named_with_the_codec():
+    rows = [sample(i) for i in range(5)]
+    encoder = SampleEncoder(RawReader({"a": NumberCodec(), "b": FussyCodec()}, {"b": "b"}))
+    with pytest.raises(ValueError, match=r"sample 0003 of s\.tar: FussyCodec of module .* cannot encode it: TypeError"):
+        list(encoder.samples(rows, "s.tar", Tally()))
+
+
+def test_a_codec_that_stores_what_it_does_not_declare_is_stopped_before_training():
+    with pytest.raises(ValueError, match=r"LyingCodec .* 'v' as vector \(4,\) and gives \(3,\)"):
+        list(SampleEncoder(RawReader({"a": LyingCodec()})).samples([sample(1)], "s.tar", Tally()))
+
+
 def test_what_cleaning_empties_is_dropped_or_missing():
     rows = [sample(i) for i in range(4)]
     found, tally = encoded(rows, clean={"b": OddCleaner()})

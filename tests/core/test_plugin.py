@@ -232,5 +232,17 @@ def test_a_codec_that_lies_about_its_shapes_is_named_with_its_distribution(laten
         check_latent(LyingCodec(), {name: torch.zeros(1, *shape) for name, shape in latent.items()})
 
 
-def test_other_grids_and_lengths_are_no_lie():
-    check_latent(LyingCodec(), {"grid": torch.zeros(1, 2, 6, 2), "steps": torch.zeros(1, 9, 3)})
+class EnlargedCodec(LyingCodec):
+    """On another grid, and longer, than its streams are native to; and says so."""
+
+    shapes = {"grid": (2, 6, 2), "steps": (9, 3)}  # noqa: RUF012
+
+
+def test_other_grids_and_lengths_are_no_lie_where_shapes_says_them(monkeypatch):
+    latent = {"grid": torch.zeros(1, 2, 6, 2), "steps": torch.zeros(1, 9, 3)}
+    check_latent(EnlargedCodec(), latent)
+    with pytest.raises(ValueError, match=r"'grid' as grid \(2, 4, 4\) and gives \(2, 6, 2\).*`shapes` is where"):
+        check_latent(LyingCodec(), latent)
+    monkeypatch.setattr(EnlargedCodec, "shapes", {"grid": (2, 6, 3), "steps": (9, 3)})
+    with pytest.raises(ValueError, match=r"says \(2, 6, 3\) in `shapes`, which its stream 'grid'"):
+        check_latent(EnlargedCodec(), latent)

@@ -19,6 +19,7 @@ from unidiff_core.codec import Codec
 from unidiff_core.encoding import RawReader, SampleEncoder
 from unidiff_core.filter import Filter
 from unidiff_core.job import EncodingJob
+from unidiff_core.model_directory import describe_codecs
 from unidiff_core.plugin import load_plugins
 from unidiff_core.store import list_shards
 
@@ -119,12 +120,14 @@ def _jobs(options: Namespace, encoder: SampleEncoder, settings: str) -> list[Enc
     sources: dict[str, list[str]] = {}
     for source, target in options.folders.items():
         sources.setdefault(target, []).append(source)
+    codecs = describe_codecs(options.codecs)
     return [
         EncodingJob(
             encoder,
             list_shards(places, allow_pipe=options.allow_pipe),
             Path(target),
             settings=settings,
+            codecs=codecs,
             verify=options.verify,
             allow_pipe=options.allow_pipe,
         )

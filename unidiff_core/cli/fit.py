@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
 
@@ -16,6 +17,7 @@ import unidiff_core.data
 import unidiff_core.ema
 import unidiff_core.warmup  # noqa: F401
 from unidiff_core.cli.option import named
+from unidiff_core.cli.progress import StepProgressBar
 from unidiff_core.plugin import load_plugins
 from unidiff_core.sharding import FSDP2
 from unidiff_core.system import UniDiffuser
@@ -55,6 +57,14 @@ class UniDiffuserCLI(LightningCLI):
             auto_configure_optimizers=False,
             args=args,
         )
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """With a progress bar of steps, unless none is wanted."""
+        given = self.config_init["trainer"]
+        callbacks = given.callbacks or []
+        if given.enable_progress_bar is not False and not any(isinstance(row, ProgressBar) for row in callbacks):
+            options["callbacks"] = [*callbacks, StepProgressBar()]
+        return super().instantiate_trainer(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What Lightning's subcommands take besides."""

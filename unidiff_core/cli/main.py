@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -69,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except argparse.ArgumentError as error:
         if shows_traceback:
             raise
+        from unidiff_core.cli.complaint import readable
+
         fail(f"{readable(str(error))} `unidiffuser {argv[0]} --help` lists the options.")
     except KeyboardInterrupt:
         print("\nunidiffuser: interrupted", file=sys.stderr)
@@ -90,19 +91,6 @@ def explanation(error: Exception) -> str | None:
     if distribution is None or distribution in message:
         return message
     return f"{message.rstrip('.')}. It came from the plugin {distribution}; `--traceback` shows where."
-
-
-def readable(message: str) -> str:
-    """A parser's error without its inner namespaces and type expressions."""
-    message = re.sub(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ", "", message)
-    message = re.sub(r" Got value: Namespace\(.*", "", message, flags=re.DOTALL)
-    message = re.sub(
-        r"- Expected a path but (\S+) either not accessible or invalid.*",
-        r"unknown class \1; `unidiffuser codecs` lists the registered codecs",
-        message,
-        flags=re.DOTALL,
-    )
-    return message.strip().rstrip(".") + "."
 
 
 def fail(message: str) -> None:

@@ -74,7 +74,9 @@ def _write_split(
 def _explain_skip(folder: Path, recipe: dict[str, Any]) -> None:
     written = folder / SOURCE
     is_same = written.is_file() and json.loads(written.read_text()) == recipe
-    reason = "complete, left alone" if is_same else "complete, but written with other settings; --overwrite redoes it"
+    reason = "complete, left alone; --overwrite writes it again"
+    if not is_same:
+        reason = "complete, but written with other settings; --overwrite redoes it"
     print(f"{folder}: {reason}")
 
 

@@ -9,6 +9,7 @@ import random
 import socket
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ def check_codec(codec: Codec, raws: Sequence[Raw], *, distance: Distance | None 
         distance: between two raw samples; `Codec.distance` if not given.
 
     Returns:
-        The clauses that were checked, and remarks; worth printing.
+        The clauses that were checked, and remarks, which are given as warnings too.
 
     Raises:
         ContractError: if a clause is violated; for each such clause, what was seen and how to mend it.
@@ -151,6 +152,8 @@ def check_codec(codec: Codec, raws: Sequence[Raw], *, distance: Distance | None 
     name = type(codec).__name__
     if kept:
         raise ContractError(name, kept)
+    for remark in case.remarks:
+        warnings.warn(f"{name}: {remark}", stacklevel=2)
     return ContractReport(name, tuple(map(_title, CLAUSES)), tuple(case.remarks))
 
 
@@ -289,7 +292,9 @@ def clause_streams(case: Case) -> None:
 def clause_dtype(case: Case) -> None:
     """Give latents of the declared dtype, finite."""
     for name, stream in case.codec.streams.items():
-        value = case.latent[name]
+        value = case.latent.get(name, torch.zeros(0))  # an absent one is told by `clause_streams`
+        if not value.numel():
+            continue
         if value.dtype != getattr(torch, stream.dtype):
             raise Broken(f"{name!r} is declared {stream.dtype} and comes as {value.dtype}", "convert it in `latent`")
         if not value.isfinite().all():
@@ -358,7 +363,8 @@ def clause_round_trip(case: Case) -> None:
     elif not far <= bound:
         raise Broken(
             f"a sample comes back at a distance of {far:.3g}, and the codec states at most {bound:.3g}",
-            "mend `encode` or `decode`, or state a larger `round_trip`",
+            "mend `encode` or `decode`, or state a larger `round_trip`, or write a `distance`: the default compares "
+            "arrays of numbers, and is 0 or 1 for anything else",
         )
 
 

@@ -1,0 +1,41 @@
+"""What a person reads when an option of a recipe is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from unidiff_core.cli.main import main
+
+ENCODE = ["encode", "--folders={a: b}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--codecs={x: ImagCodec}"], "codecs: unknown class ImagCodec; did you mean ImageCodec? `unidiffuser encode"),
+        (
+            ["--codecs={x: Wholly.Other}"],
+            "unknown class Wholly.Other; `unidiffuser codecs` lists the registered codecs.",
+        ),
+        (
+            ["--codecs={x: {class_path: ImageCodec, init_args: {sise: 3}}}"],
+            "codecs: ImageCodec has no option 'sise'; it takes autoencoder, clip, size,",
+        ),
+        (
+            ["--codecs={x: {class_path: ImageCodec, init_args: {size: big}}}"],
+            "codecs: size: it must be of type int, not big.",
+        ),
+    ],
+)
+def test_an_error_says_what_was_wrong_and_what_is_known(arguments, says, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([*ENCODE, *arguments])
+    said = " ".join(capsys.readouterr().err.split())
+    assert exit.value.code == 2 and says in said and "Union" not in said and "Parser key" not in said, said
+
+
+def test_an_option_of_a_nested_class_is_named_without_type_expressions(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "recipes/digits/fit.yaml", "--model.modalities.image.codec.sise=3"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "model.modalities: codec: ImageCodec has no option 'sise'; it takes" in said and "NoneType" not in said, said

@@ -1,0 +1,65 @@
+"""What a parser says of wrong options, for a person: without its namespaces and type expressions."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+
+_UNION = re.compile(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?\s+Errors:\s+- ", re.DOTALL)
+_NOTHING_ELSE = re.compile(r"\s+- Expected a <class 'NoneType'>.*", re.DOTALL)
+_CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ")
+_VALUE = re.compile(r" Got value: Namespace\(.*", re.DOTALL)
+_WITHIN = re.compile(r"Problem with given class_path '([\w.]+)':\s+")
+_UNKNOWN = re.compile(r"Expected a dot import path string: (\S+)|- Expected a path but (\S+) either not.*", re.DOTALL)
+_OPTION = re.compile(r"Option '(\w+)' is not accepted")
+_TYPE = re.compile(r"Expected an? <class '(?:[\w.]*\.)?(\w+)'>\. Got value: ")
+_KEY = re.compile(r'Parser key "([\w.]+)":\s+')
+
+
+def readable(message: str) -> str:
+    """A parser's error as a sentence, with what is known in place of what is not."""
+    for noise in (_UNION, _NOTHING_ELSE, _CALLABLE, _VALUE):
+        message = noise.sub("", message)
+    within = _WITHIN.findall(message)
+    message = _WITHIN.sub("", message)
+    message = _UNKNOWN.sub(lambda match: _unknown_class(match[1] or match[2]), message)
+    message = _OPTION.sub(lambda match: _unknown_option(match[1], within), message)
+    message = _TYPE.sub(lambda match: f"it must be of type {match[1]}, not ", message)
+    message = _KEY.sub(lambda match: f"{match[1]}: ", message).strip().rstrip(".")
+    return message if message.endswith("?") else f"{message}."
+
+
+def _unknown_class(name: str) -> str:
+    from unidiff_core.plugin import load_plugins
+
+    close = difflib.get_close_matches(name.rpartition(".")[2], set(_class_names()), cutoff=0.7)
+    guess = f"; did you mean {' or '.join(close)}?" if close else "; `unidiffuser codecs` lists the registered codecs."
+    return " ".join([f"unknown class {name}{guess}", *load_plugins().failures])
+
+
+def _class_names() -> Iterator[str]:
+    """Names of all classes that a recipe may name."""
+    from unidiff_core.backbone import Backbone
+    from unidiff_core.cleaner import Cleaner
+    from unidiff_core.codec import Codec
+    from unidiff_core.judge import Judge
+    from unidiff_core.plugin import load_plugins
+    from unidiff_core.source import Source
+
+    yield from load_plugins().registrations
+    classes: list[type] = [Backbone, Cleaner, Codec, Judge, Source]
+    while classes:
+        found: list[type] = classes.pop().__subclasses__()
+        yield from (cls.__name__ for cls in found if not inspect.isabstract(cls))
+        classes += found
+
+
+def _unknown_option(name: str, within: list[str]) -> str:
+    if not within:
+        return f"there is no option {name!r}"
+    module, _, cls = within[-1].rpartition(".")
+    known = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
+    return f"{cls} has no option {name!r}; it takes {', '.join(known) or 'none'}"
