@@ -13,10 +13,8 @@ ENCODE = ["encode", "--folders={a: b}"]
     ("arguments", "says"),
     [
         (["--codecs={x: ImagCodec}"], "codecs: unknown class ImagCodec; did you mean ImageCodec? `unidiffuser encode"),
-        (
-            ["--codecs={x: Wholly.Other}"],
-            "unknown class Wholly.Other; `unidiffuser codecs` lists the registered codecs.",
-        ),
+        (["--codecs={x: Nonsense}"], "unknown class Nonsense; `unidiffuser codecs` lists the registered codecs."),
+        (["--codecs={x: wholly.Other}"], "codecs: No module named 'wholly'."),
         (
             ["--codecs={x: {class_path: ImageCodec, init_args: {sise: 3}}}"],
             "codecs: ImageCodec has no option 'sise'; it takes autoencoder, clip, size,",

@@ -306,7 +306,7 @@ def test_stored_raw_and_source_are_the_same_run(tmp_path, gaps, capsys):
 def test_shards_that_are_not_there_are_told_with_the_option_that_named_them(tmp_path):
     folder = stored_shards(tmp_path / "stored", rows())
     with pytest.raises(ValueError, match=r"data\.validation: no shards in .*`unidiffuser encode` latents"):
-        losses(StoredData(folder, str(tmp_path / "nowhere")), tmp_path)
+        losses(StoredData(folder, str(tmp_path / "nowhere"), 16), tmp_path)
 
 
 def test_latents_that_another_codec_stored_are_told(tmp_path, recwarn):

@@ -136,7 +136,7 @@ def check_codec(codec: Codec, raws: Sequence[Raw], *, distance: Distance | None 
         distance: between two raw samples; `Codec.distance` if not given.
 
     Returns:
-        The clauses that were checked, and remarks, which are given as warnings too.
+        The clauses that were checked, and remarks; worth printing. A remark on the latents' range is a warning too.
 
     Raises:
         ContractError: if a clause is violated; for each such clause, what was seen and how to mend it.
@@ -152,8 +152,6 @@ def check_codec(codec: Codec, raws: Sequence[Raw], *, distance: Distance | None 
     name = type(codec).__name__
     if kept:
         raise ContractError(name, kept)
-    for remark in case.remarks:
-        warnings.warn(f"{name}: {remark}", stacklevel=2)
     return ContractReport(name, tuple(map(_title, CLAUSES)), tuple(case.remarks))
 
 
@@ -301,10 +299,12 @@ def clause_dtype(case: Case) -> None:
             raise Broken(f"{name!r} holds what is not finite", "mask or clip it in `encode`")
         mean, std = value.double().mean().item(), value.double().std(unbiased=False).item()
         if abs(mean) > 3 or not 0.1 <= std <= 10:
-            case.remarks.append(
+            remark = (
                 f"dtype: {name} has mean {mean:.3g} and standard deviation {std:.3g} over these samples; diffusion "
                 "works best near 0 and 1, so normalise in the codec."
             )
+            case.remarks.append(remark)
+            warnings.warn(f"{type(case.codec).__name__}: {remark}", stacklevel=2)
 
 
 def clause_determinism(case: Case) -> None:
