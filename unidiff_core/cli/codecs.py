@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from unidiff_core.cli.option import PlainParser
 
@@ -28,7 +28,8 @@ def run(argv: Sequence[str]) -> None:
     from unidiff_core.plugin import PluginError, load_plugins
 
     registry = load_plugins()
-    table = Table("codec", "distribution", "streams", "licence", "sources")
+    names = [Column(name, no_wrap=True) for name in ("codec", "distribution", "streams")]
+    table = Table(*names, *(Column(name, overflow="fold") for name in ("licence", "sources")))
     failures = list(registry.failures)
     for name, row in sorted(registry.of_kind(Codec).items()):
         cls: Any = row.cls
