@@ -42,15 +42,18 @@ missing: .venv/.installed  ## after `make audio`: half of the captions and half 
 	$(BIN)/unidiffuser fit -c $(RECIPE)_audio/fit.yaml -c $(RECIPE)_audio/missing.yaml
 	$(BIN)/unidiffuser evaluate runs/digits_missing -c $(RECIPE)_audio/missing_evaluate.yaml
 
-unpaired: .venv/.installed  ## after `make demo`: 576 captioned images alone, and with 1437 images without captions beside them
+PAIRED := runs/paired/latents
+UNPAIRED := runs/unpaired/latents
+
+unpaired: .venv/.installed  ## after `make demo`: 576 captioned images alone, and beside 1437 images without captions
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.scans=72 --output=runs/paired/shards
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml --source.renderings_train=1 --source.lacks='{txt: 1.0}' --output=runs/unpaired/shards
-	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --folders='{runs/paired/shards/train: runs/paired/latents}'
-	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --missing=keep --folders='{runs/unpaired/shards/train: runs/unpaired/latents}'
-	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --data.train=runs/paired/latents --trainer.default_root_dir=runs/paired
-	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --data.train='[runs/paired/latents, runs/unpaired/latents]' --trainer.default_root_dir=runs/unpaired
-	$(BIN)/unidiffuser evaluate runs/paired -c $(RECIPE)/evaluate.yaml
-	$(BIN)/unidiffuser evaluate runs/unpaired -c $(RECIPE)/evaluate.yaml
+	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --folders='{runs/paired/shards/train: $(PAIRED)}'
+	$(BIN)/unidiffuser encode -c $(RECIPE)/encode.yaml --missing=keep --folders='{runs/unpaired/shards/train: $(UNPAIRED)}'
+	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --trainer.default_root_dir=runs/paired --data.train=$(PAIRED)
+	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --trainer.default_root_dir=runs/unpaired --data.train='[$(PAIRED), $(UNPAIRED)]'
+	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --trainer.default_root_dir=runs/unpaired_thrice --data.train='[$(PAIRED), $(PAIRED), $(PAIRED), $(UNPAIRED)]'
+	for run in paired unpaired unpaired_thrice; do $(BIN)/unidiffuser evaluate runs/$$run -c $(RECIPE)/evaluate.yaml || exit 1; done
 
 test: .venv/.installed  ## every test but the counted campaigns; under 10 minutes
 	$(BIN)/python -m pytest -m "not acceptance"

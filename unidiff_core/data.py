@@ -113,7 +113,8 @@ class StoredData(OrderedData):
     """Latents that `unidiffuser encode` stored. A sample may lack modalities.
 
     Args:
-        train: encoded shards: a folder, a pattern, or a list of them, on this machine.
+        train: encoded shards: a folder, a pattern, or a list of them, on this machine. What is named twice is shown
+            twice as often.
         validation: others, for `validate`, `test` and the validation loss.
         batch_size: see `OrderedData`.
         micro_batch_size: see `OrderedData`.
