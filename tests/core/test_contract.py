@@ -74,6 +74,10 @@ class Streams(SeriesCodec):
         return {"values": stored["values"][:, :, :31]}
 
 
+class OneStepShort(SeriesCodec):
+    streams = {"values": Stream.grid(1, 28, patch=4)}  # noqa: RUF012
+
+
 class Dtype(SeriesCodec):
     def latent(self, stored, draw):
         return {"values": stored["values"].double()}
@@ -212,6 +216,7 @@ WRONG = [
     (LazyLoading, "lazy loading", "not used yet has 2 parameters, network.weight the first", "at first use"),
     (NeedsWeights, "lazy loading", "FileNotFoundError: no/such/weights", "load the weights in `encode`"),
     (Streams, "streams", r"'values' as grid (1, 32) and gives (1, 31)", "`streams` is what the network is built from"),
+    (OneStepShort, "streams", "'values' as grid (1, 28) and gives (1, 32)", "`streams` is what"),
     (Dtype, "dtype", "declared float32 and comes as torch.float64", "convert it in `latent`"),
     (Infinite, "dtype", "not finite", "mask or clip"),
     (Determinism, "determinism", "encode gives another 'values' at the second call", "draw nothing"),
