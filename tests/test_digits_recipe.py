@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from unidiff_core.cli.main import main
+
 ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "digits"
 
@@ -161,12 +163,17 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(row[0][:1] + row[0][-1:]) for row in BAD])
-def test_bad_input_is_one_paragraph_and_exit_code_2(workplace, arguments, says):
+def test_bad_input_is_one_paragraph_and_exit_code_2(workplace, arguments, says, monkeypatch, capsys):
+    """In this process: a start of Python for each would take longer than all the rest."""
     (workplace / "corrupt.png").write_bytes(b"\x89PNG not a picture")
     names = {"model": "runs/digits", "fit": RECIPE / "fit.yaml", "encode": RECIPE / "encode.yaml"}
     filled = [next((str(value) for key, value in names.items() if row == f"{{{key}}}"), row) for row in arguments]
     before = {path for path in workplace.rglob("*") if "logs" not in path.parts}
-    _, err = unidiffuser(*filled, cwd=workplace, code=2)
+    monkeypatch.chdir(workplace)
+    with pytest.raises(SystemExit) as exit:
+        main(filled)
+    err = capsys.readouterr().err
+    assert exit.value.code == 2
     paragraph = " ".join(err[err.rindex("unidiffuser:") :].split())
     assert says in paragraph and "Traceback" not in err and len(paragraph) < 600
     assert {path for path in workplace.rglob("*") if "logs" not in path.parts} == before
@@ -179,6 +186,10 @@ def test_long_caption_is_a_warning(workplace):
         cwd=workplace,
     )
     assert "cut" in err
+
+
+def test_a_process_exits_with_2(workplace):
+    assert "unknown command 'wave'; known: shards," in unidiffuser("wave", cwd=workplace, code=2)[1]
 
 
 def test_help_answers_at_once_and_teaches(workplace):
