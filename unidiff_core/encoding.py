@@ -225,8 +225,8 @@ class SampleEncoder:
             elif self.missing == "error":
                 known = ", ".join(sorted(key for key in row if key != "__key__"))
                 raise ValueError(
-                    f"it has no member .{member} for {name!r}, only {known}; missing=keep allows that, and members "
-                    f"names another ending, as in {{{name}: jpg}}"
+                    f"it has no member .{member} for {name!r}, only {known}; missing=keep allows that, and members may "
+                    "name another ending"
                 )
         if not raws:
             raise Dropped(f"none of {', '.join(self.reader.codecs)}")
@@ -234,13 +234,23 @@ class SampleEncoder:
 
 
 def _encoded(codec: Codec, raws: Sequence[Raw], titles: Sequence[str]) -> dict[str, Tensor]:
-    """What a codec stores of samples; an exception of its own names the sample that it cannot encode."""
+    """What a codec stores of samples. If it fails at one, that one is named; if at any, it is its own fault."""
     try:
         return codec.encode(raws)
-    except Exception:  # whatever a stranger's codec raises
-        for raw, title in zip(raws, titles, strict=True):
-            try:
-                codec.encode([raw])
-            except Exception as error:
-                raise ValueError(f"{title}: {name_of(codec)} cannot encode it: {reason(error)}") from error
+    except (MemoryError, torch.OutOfMemoryError):
         raise
+    except Exception:  # whatever a stranger's codec raises
+        failures = (_failure(codec, raw) for raw in raws)
+        i, error = next(((i, error) for i, error in enumerate(failures) if error), (0, None))
+        if error is None or (i == 0 and len(raws) > 1 and _failure(codec, raws[1])):
+            raise
+        raise ValueError(f"{titles[i]}: {name_of(codec)} cannot encode it: {reason(error)}") from error
+
+
+def _failure(codec: Codec, raw: Raw) -> Exception | None:
+    """What a codec raises of one sample alone."""
+    try:
+        codec.encode([raw])
+    except Exception as error:
+        return error
+    return None

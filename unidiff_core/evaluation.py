@@ -106,7 +106,7 @@ class Settings:
     queries: dict[str, Query]
     """Timestep spec as text → what to draw."""
     criteria: list[Criterion] = field(default_factory=list)
-    """What must be reached: [{query: image | text, metric: digit, at_least: 0.95}, ...]."""
+    """What must be reached: [{query: a | b, metric: label, at_least: 0.95}, ...]."""
     steps: int = 50
     """Solver steps of the queries that state none."""
     solver: str = "dpmpp_2m"

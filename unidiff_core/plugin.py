@@ -170,6 +170,12 @@ def reason(error: BaseException) -> str:
     return text if text and isinstance(error, ValueError) else f"{kind}: {text}" if text else kind
 
 
+def sentence(text: str) -> str:
+    """A text with the one stop that it ends with."""
+    text = text.strip().rstrip(".")
+    return text if text.endswith("?") else f"{text}."
+
+
 def distribution_of(cls: type) -> str:
     """The distribution that registered a class; the module it is from if none did."""
     for row in load_plugins().registrations.values():
@@ -216,7 +222,5 @@ def load_plugins(find: Callable[[], list[EntryPoint]] | None = None) -> Registry
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever a stranger's code raises, SystemExit too, others must still load
-            why = reason(error).rstrip(".")
-            end = "" if why.endswith("?") else "."
-            registry.failures.append(f"Plugin {point.name!r} of {distribution} did not load: {why}{end}")
+            registry.failures.append(sentence(f"Plugin {point.name!r} of {distribution} did not load: {reason(error)}"))
     return registry

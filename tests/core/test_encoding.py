@@ -129,6 +129,15 @@ def test_a_sample_that_a_codec_cannot_encode_is_named_with_the_codec():
         list(encoder.samples(rows, "s.tar", Tally()))
 
 
+def test_no_sample_is_blamed_for_a_codec_that_encodes_none():
+    class Unfinished(NumberCodec):
+        def encode(self, raws):
+            raise ValueError("no folder of weights")
+
+    with pytest.raises(ValueError, match=r"^no folder of weights$"):
+        list(SampleEncoder(RawReader({"a": Unfinished()})).samples([sample(1), sample(2)], "s.tar", Tally()))
+
+
 def test_a_codec_that_stores_what_it_does_not_declare_is_stopped_before_training():
     with pytest.raises(ValueError, match=r"LyingCodec .* 'v' as vector \(4,\) and gives \(3,\)"):
         list(SampleEncoder(RawReader({"a": LyingCodec()})).samples([sample(1)], "s.tar", Tally()))

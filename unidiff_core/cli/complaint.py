@@ -8,6 +8,12 @@ import inspect
 import re
 from collections.abc import Iterator
 
+from unidiff_core.backbone import Backbone
+from unidiff_core.cleaner import Cleaner
+from unidiff_core.judge import Judge
+from unidiff_core.plugin import load_plugins, sentence
+from unidiff_core.source import Source
+
 _UNION = re.compile(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?\s+Errors:\s+- ", re.DOTALL)
 _NOTHING_ELSE = re.compile(r"\s+- Expected a <class 'NoneType'>.*", re.DOTALL)
 _CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ")
@@ -28,29 +34,20 @@ def readable(message: str) -> str:
     message = _UNKNOWN.sub(lambda match: _unknown_class(match[1] or match[2]), message)
     message = _OPTION.sub(lambda match: _unknown_option(match[1], within), message)
     message = _TYPE.sub(lambda match: f"it must be of type {match[1]}, not ", message)
-    message = _KEY.sub(lambda match: f"{match[1]}: ", message).strip().rstrip(".")
-    return message if message.endswith("?") else f"{message}."
+    return sentence(_KEY.sub(lambda match: f"{match[1]}: ", message))
 
 
 def _unknown_class(name: str) -> str:
-    from unidiff_core.plugin import load_plugins
-
-    close = difflib.get_close_matches(name.rpartition(".")[2], set(_class_names()), cutoff=0.7)
+    registry = load_plugins()
+    known = {*registry.registrations, *_class_names()}
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, cutoff=0.7)
     guess = f"; did you mean {' or '.join(close)}?" if close else "; `unidiffuser codecs` lists the registered codecs."
-    return " ".join([f"unknown class {name}{guess}", *load_plugins().failures])
+    return " ".join([f"unknown class {name}{guess}", *registry.failures])
 
 
 def _class_names() -> Iterator[str]:
-    """Names of all classes that a recipe may name."""
-    from unidiff_core.backbone import Backbone
-    from unidiff_core.cleaner import Cleaner
-    from unidiff_core.codec import Codec
-    from unidiff_core.judge import Judge
-    from unidiff_core.plugin import load_plugins
-    from unidiff_core.source import Source
-
-    yield from load_plugins().registrations
-    classes: list[type] = [Backbone, Cleaner, Codec, Judge, Source]
+    """Names of the classes that a recipe may name without their being registered."""
+    classes: list[type] = [Backbone, Cleaner, Judge, Source]
     while classes:
         found: list[type] = classes.pop().__subclasses__()
         yield from (cls.__name__ for cls in found if not inspect.isabstract(cls))

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def explanation(error: Exception) -> str | None:
     """What to tell the user of an error of theirs or of a plugin's; None if it is ours."""
-    from unidiff_core.plugin import culprit, reason
+    from unidiff_core.plugin import culprit, reason, sentence
 
     distribution = culprit(error)
     if distribution is None and not isinstance(error, (ValueError, OSError)):
@@ -90,7 +90,7 @@ def explanation(error: Exception) -> str | None:
     message = str(error) or type(error).__name__ if isinstance(error, OSError) else reason(error)
     if distribution is None or distribution in message:
         return message
-    return f"{message.rstrip('.')}. It came from the plugin {distribution}; `--traceback` shows where."
+    return f"{sentence(message)} It came from the plugin {distribution}; `--traceback` shows where."
 
 
 def fail(message: str) -> None:

@@ -13,19 +13,19 @@ ADVICE = (
     ".*module\\(s\\) in eval mode at the start of training.*",  # frozen networks, on purpose
 )
 """Patterns of messages that are not for this program's user."""
+_format = warnings.formatwarning
 
 
 def tidy_warnings() -> None:
     """Silence `ADVICE`, and write a `UserWarning` as one line without the line of code that gave it."""
     for pattern in ADVICE:
         warnings.filterwarnings("ignore", pattern)
-    default = warnings.formatwarning
+    warnings.formatwarning = _format_warning
 
-    def format_warning(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-    ) -> str:
-        if category is UserWarning:
-            return f"unidiffuser: {message}\n"
-        return default(message, category, filename, lineno, line)
 
-    warnings.formatwarning = format_warning
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if category is UserWarning:
+        return f"unidiffuser: {message}\n"
+    return _format(message, category, filename, lineno, line)
