@@ -40,7 +40,7 @@ commands, in the order of a recipe:
 
 `unidiffuser COMMAND --help` explains a command. `--traceback` before the command shows where an error came from.
 
-  unidiffuser fit -c recipes/digits/fit.yaml --trainer.max_steps=100
+  unidiffuser fit -c recipes/digits/fit.yaml --trainer.max_steps=100 --trainer.default_root_dir=runs/look
   unidiffuser sample runs/digits "image | text" --given text="a red seven" --num 16 --guidance 2 --out out/
 """
 
