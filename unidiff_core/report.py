@@ -24,7 +24,9 @@ p { margin: .25rem 0 } .dim { color: var(--dim); font-size: .9rem }
   flex-direction: column; align-items: center; gap: .4rem; text-align: center; font-size: .9rem; line-height: 1.3;
   overflow-wrap: anywhere }
 .card.wrong { border-color: var(--bad); border-style: dashed }
-.card img { width: 100%; max-width: 6rem; image-rendering: pixelated; border-radius: .3rem; display: block }
+.card > div { width: 100% } /* shrunk to its content, what is as wide as its box (a player) would have no width */
+.card img { width: 100%; max-width: 6rem; margin: auto; image-rendering: pixelated; border-radius: .3rem;
+  display: block }
 .given { color: var(--dim); font-style: italic } .arrow { color: var(--dim); line-height: .6 }
 .fault { color: var(--bad) }
 figure { margin: 1rem 0 } figure img { max-width: 100%; image-rendering: pixelated; border-radius: .4rem }
