@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from unidiff_core import Codec, Modality, Stream, UniDiffuser
-from unidiff_core.backbone import Backbone
-from unidiff_core.batch import Batch
-from unidiff_core.uvit import UViT
+from unidiff_core.foundation.batch import Batch
+from unidiff_core.network.backbone import Backbone
+from unidiff_core.network.uvit import UViT
 
 BATCH, CHANNELS = 32, 16
 

@@ -21,7 +21,7 @@ from plan import num_tokens, training_flops
 from safetensors.torch import save
 
 from unidiff_core.cli.fit import UniDiffuserCLI, prepare
-from unidiff_core.shard import write_shards
+from unidiff_core.data.shard import write_shards
 
 RECIPE = Path(__file__).parent.parent / "recipes/image_text/stage1.yaml"
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}

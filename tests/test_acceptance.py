@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unidiff_core.sampling import sample
+from unidiff_core.sampling.loop import sample
 from unidiff_core.testing import GaussianOracle
 
 pytestmark = pytest.mark.acceptance

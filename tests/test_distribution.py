@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from unidiff_core.shard import write_shards
+from unidiff_core.data.shard import write_shards
 
 ROOT = Path(__file__).parent.parent
 SIZE, BATCH, STEPS = 48, 16, 10

@@ -15,10 +15,10 @@ import torch
 
 from unidiff_core import Modality, UniDiffuser
 from unidiff_core.cli.main import COMMANDS
-from unidiff_core.plugin import Registry
-from unidiff_core.spec import TimestepSpec
+from unidiff_core.foundation.registry import Registry
+from unidiff_core.network.uvit import UViT
+from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.testing import check_codec
-from unidiff_core.uvit import UViT
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

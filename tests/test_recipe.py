@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file, save
 
 from unidiff_core.cli import encode, evaluate, fit, fit_codec, shards
-from unidiff_core.shard import write_shards
+from unidiff_core.data.shard import write_shards
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -1,6 +1,7 @@
 """unidiff: one transformer learns every marginal, conditional and joint distribution of N modalities.
 
-Names load on first use, so that importing the package costs nothing.
+What a user calls, and what a plugin's author subclasses or calls, is importable from here. Names load on first use, so
+that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -9,42 +10,84 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unidiff_core.codec import Codec
+    from unidiff_core.codec.codec import Codec, Draw, Raw
+    from unidiff_core.codec.frozen import FrozenCodec
+    from unidiff_core.codec.training import CodecTraining, NetworkTraining
+    from unidiff_core.codec.waveform import Waveform
+    from unidiff_core.data.cleaner import Cleaner
+    from unidiff_core.data.columns import Batches, Columns, ShardData
+    from unidiff_core.data.location import read_having, read_shards
+    from unidiff_core.data.module import OrderedData
+    from unidiff_core.data.samples import Samples
+    from unidiff_core.data.shard import Members, write_shards
+    from unidiff_core.data.source import Source
+    from unidiff_core.evaluation.estimate import Estimate
+    from unidiff_core.evaluation.judge import Judge
+    from unidiff_core.evaluation.metric import Drawn, Metric, Reference
+    from unidiff_core.foundation.batch import Batch
+    from unidiff_core.foundation.plugin import hookimpl
+    from unidiff_core.foundation.randomness import Draws
+    from unidiff_core.foundation.registry import Registry
+    from unidiff_core.foundation.stream import Stream
     from unidiff_core.modality import Modality
-    from unidiff_core.plugin import hookimpl
-    from unidiff_core.predictor import Predictor
-    from unidiff_core.sampling import sample
-    from unidiff_core.schedule import NoiseSchedule
-    from unidiff_core.spec import TimestepSpec
-    from unidiff_core.stream import Stream
+    from unidiff_core.network.backbone import Backbone, Port
+    from unidiff_core.process.gaussian.process import Gaussian
+    from unidiff_core.process.gaussian.schedule import NoiseSchedule
+    from unidiff_core.process.gaussian.solver import GaussianSolver
+    from unidiff_core.process.process import Corruption, ForwardProcess, Solver, Step
+    from unidiff_core.sampling.guidance import Guidance
+    from unidiff_core.sampling.loop import StepReport, sample
+    from unidiff_core.sampling.options import SamplingOptions
+    from unidiff_core.sampling.predictor import Predictor
+    from unidiff_core.sampling.spec import SpecError, TimestepSpec
+    from unidiff_core.serialization.converter import Converter
     from unidiff_core.system import UniDiffuser
-
-__all__ = [
-    "Codec",
-    "Modality",
-    "NoiseSchedule",
-    "Predictor",
-    "Stream",
-    "TimestepSpec",
-    "UniDiffuser",
-    "hookimpl",
-    "sample",
-]
+    from unidiff_core.training.law import Each, TimestepLaw
+    from unidiff_core.training.start import Start
 
 _HOMES = {
-    "Codec": "codec",
-    "Modality": "modality",
-    "NoiseSchedule": "schedule",
-    "Predictor": "predictor",
-    "Stream": "stream",
-    "TimestepSpec": "spec",
-    "UniDiffuser": "system",
-    "hookimpl": "plugin",
-    "sample": "sampling",
+    "codec.codec": ("Codec", "Draw", "Raw"),
+    "codec.frozen": ("FrozenCodec",),
+    "codec.training": ("CodecTraining", "NetworkTraining"),
+    "codec.waveform": ("Waveform",),
+    "data.cleaner": ("Cleaner",),
+    "data.columns": ("Batches", "Columns", "ShardData"),
+    "data.location": ("read_having", "read_shards"),
+    "data.module": ("OrderedData",),
+    "data.samples": ("Samples",),
+    "data.shard": ("Members", "write_shards"),
+    "data.source": ("Source",),
+    "evaluation.estimate": ("Estimate",),
+    "evaluation.judge": ("Judge",),
+    "evaluation.metric": ("Drawn", "Metric", "Reference"),
+    "foundation.batch": ("Batch",),
+    "foundation.plugin": ("hookimpl",),
+    "foundation.randomness": ("Draws",),
+    "foundation.registry": ("Registry",),
+    "foundation.stream": ("Stream",),
+    "modality": ("Modality",),
+    "network.backbone": ("Backbone", "Port"),
+    "process.gaussian.process": ("Gaussian",),
+    "process.gaussian.schedule": ("NoiseSchedule",),
+    "process.gaussian.solver": ("GaussianSolver",),
+    "process.process": ("Corruption", "ForwardProcess", "Solver", "Step"),
+    "sampling.guidance": ("Guidance",),
+    "sampling.loop": ("StepReport", "sample"),
+    "sampling.options": ("SamplingOptions",),
+    "sampling.predictor": ("Predictor",),
+    "sampling.spec": ("SpecError", "TimestepSpec"),
+    "serialization.converter": ("Converter",),
+    "system": ("UniDiffuser",),
+    "training.law": ("Each", "TimestepLaw"),
+    "training.start": ("Start",),
 }
+"""Module → the names that are importable from here."""
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*sorted(_HOME_OF)]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'unidiff_core' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"unidiff_core.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"unidiff_core.{_HOME_OF[name]}"), name)

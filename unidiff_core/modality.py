@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unidiff_core.backbone import Port
-from unidiff_core.codec import Codec
-from unidiff_core.process import ForwardProcess, Gaussian
+from unidiff_core.codec.codec import Codec
+from unidiff_core.network.backbone import Port
+from unidiff_core.process.gaussian.process import Gaussian
+from unidiff_core.process.process import ForwardProcess
 
 
 class Modality:
     """One kind of data. All its streams share one timestep.
 
     Args:
-        codec: raw ⇄ latent.
+        codec: raw ⇄ latent. In a recipe it may be left out: `fit` then takes the one that encoded the latents.
         process: how its latent is corrupted; the straight flow if not given.
         weight: of its loss; a number, or one for each stream.
+
+    Raises:
+        ValueError: if there is no codec, a weight is for a stream that it lacks, or its streams do not go with the
+            process.
     """
 
     def __init__(
-        self, codec: Codec, process: ForwardProcess | None = None, weight: float | dict[str, float] = 1.0
+        self,
+        codec: Codec | None = None,
+        process: ForwardProcess | None = None,
+        weight: float | dict[str, float] = 1.0,
     ) -> None:
+        if codec is None:
+            raise ValueError("a modality needs a codec")
         self.codec = codec
         self.process = process or Gaussian()
         self.weight = weight

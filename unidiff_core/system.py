@@ -1,9 +1,9 @@
-"""UniDiffuser: the LightningModule that wires modalities, backbone and timestep law."""
+"""UniDiffuser: the LightningModule that wires modalities, backbone, objective and sampling."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,23 +15,27 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from unidiff_core import randomness
-from unidiff_core.backbone import Backbone, Ports
-from unidiff_core.batch import Batch
-from unidiff_core.codec import Raw, check_latent
-from unidiff_core.guidance import Guidance
-from unidiff_core.law import TimestepLaw, Uniform
-from unidiff_core.lora import LoRA
+from unidiff_core.codec.codec import Raw, check_latent
+from unidiff_core.foundation import randomness
+from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.distributed import gathered
+from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, dropped, modality_of, of_modality
+from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.modality import Modality
-from unidiff_core.predictor import Latents, Times, dropped, modality_of, of_modality
-from unidiff_core.process import Corruption
-from unidiff_core.sampling import sample
-from unidiff_core.schedule import T
-from unidiff_core.sharding import shard
-from unidiff_core.solver import Solver
-from unidiff_core.spec import SpecError, TimestepSpec
-from unidiff_core.uvit import UViT
-from unidiff_core.warmup import Warmup
+from unidiff_core.network.backbone import Backbone, Ports
+from unidiff_core.network.lora import merged
+from unidiff_core.network.uvit import UViT
+from unidiff_core.process.process import ForwardProcess
+from unidiff_core.sampling.loop import OnStep, StepReport, sample
+from unidiff_core.sampling.options import SamplingOptions
+from unidiff_core.sampling.spec import SpecError, TimestepSpec
+from unidiff_core.serialization.description import Description, describe
+from unidiff_core.serialization.model_directory import load_weights, read_description, save
+from unidiff_core.training.fsdp import distribute
+from unidiff_core.training.law import TimestepLaw, law_of
+from unidiff_core.training.learning_rate import Warmup
+from unidiff_core.training.objective import Objective, mean_of
+from unidiff_core.training.start import Start
 
 Given = Mapping[str, Raw | Sequence[Raw]]
 
@@ -40,9 +44,10 @@ class UniDiffuser(pl.LightningModule):
     """One network for every marginal, conditional and joint distribution of N modalities (the paper, section 3).
 
     Args:
-        modalities: name → modality. With `init_from`, those that are new or that replace one of the directory's.
-        backbone: makes the network from the modalities' ports; with `init_from`, the directory's if not given.
-        timestep_law: how training draws each modality's time, independently; one law, or one for each modality.
+        modalities: name → modality. With `start`, those that are new or that replace one of the directory's.
+        backbone: makes the network from the modalities' ports; with `start`, the directory's if not given.
+        timestep_law: how training draws the times of a sample's modalities: one law for all, or one for each by name,
+            which are then independent; the paper's if not given.
         balance: ``elements`` is the paper's Eq. 5 up to a constant, each element of each stream counting the same;
             ``streams`` gives each stream the same say, however many elements it has.
         optimizer: from parameters; the paper's AdamW if not given.
@@ -50,16 +55,11 @@ class UniDiffuser(pl.LightningModule):
         seed: of every draw in training and validation.
         drop_ignored: whether training leaves out, sample by sample, what is missing or drawn at T: its tokens and its
             time's. Cheaper, and what `drop_ignored` in sampling needs; give a law with mass at T.
-        init_from: model directory to start from. Modalities that it lacks start fresh: their tokens and heads are the
-            only new weights.
-        init_weights: the directory's average, or its model's own weights.
-        freeze_loaded: whether what `init_from` gave is left as it is, so that only new modalities (and LoRA) train.
-        lora: adapters to train beside the frozen weights of `init_from`; merged when a model directory is written.
-        allow_hub: whether codecs that `init_from` describes may fetch weights by hub id.
+        start: a model directory to start from, in place of nothing.
 
     Raises:
-        ValueError: if there is no modality, or an option needs `init_from`.
-        ModelDirectoryError: if `init_from` cannot be read or does not fit.
+        ValueError: if there is no modality, or the law is for one that there is not.
+        ModelDirectoryError: if the directory of `start` cannot be read or does not fit.
     """
 
     licence: str | None = None
@@ -77,62 +77,47 @@ class UniDiffuser(pl.LightningModule):
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         seed: int = 0,
         drop_ignored: bool = False,
-        init_from: str | None = None,
-        init_weights: Literal["ema", "model"] = "ema",
-        freeze_loaded: bool = False,
-        lora: LoRA | None = None,
-        allow_hub: bool = False,
+        start: Start | None = None,
     ) -> None:
         super().__init__()
-        if init_from:
-            from unidiff_core.model_directory import read_description
-
-            start = read_description(init_from, allow_hub=allow_hub)
-            fresh = set(modalities or {}) - set(start.modalities)
-            modalities = start.modalities | (modalities or {})
-            backbone, balance = backbone or start.backbone, balance or start.balance
-            self.licence, self.sources = start.licence, start.sources  # what is trained from them stays under it
-        elif freeze_loaded or lora:
-            raise ValueError("freeze_loaded and lora are for training that starts from a model: give init_from")
-        if not modalities:
+        given = modalities or {}
+        known = start.describe() if start else Description({}, {}, "elements")
+        self.licence, self.sources = known.licence, known.sources  # what is trained from them stays under it
+        self.modalities = known.modalities | given  # a plain dict: frozen codecs are not part of the module's state
+        if not self.modalities:
             raise ValueError("a UniDiffuser needs at least one modality")
-        self.modalities = modalities  # a plain dict: frozen codecs are not part of the module's state
         # They may own parameters; named so that these say whose they are.
-        self.processes = nn.ModuleDict({f"{name}:process": modality.process for name, modality in modalities.items()})
-        self.backbone = (backbone or UViT)({name: modality.ports for name, modality in modalities.items()})
-        laws = timestep_law if isinstance(timestep_law, Mapping) else dict.fromkeys(modalities, timestep_law)
-        self.timestep_laws = {name: laws.get(name) or Uniform() for name in modalities}
-        self.balance = balance or "elements"
+        self.processes = nn.ModuleDict({f"{name}:process": row.process for name, row in self.modalities.items()})
+        make = backbone or (known.make_backbone if start else UViT)
+        self.backbone = make({name: modality.ports for name, modality in self.modalities.items()})
+        self.objective = Objective(
+            self.modalities,
+            law_of(timestep_law, list(self.modalities)),
+            balance or known.balance,
+            drops=drop_ignored,
+            seed=seed,
+        )
         self.optimizer = optimizer or partial(AdamW, lr=2e-4, weight_decay=0.03, betas=(0.9, 0.9))
         self.lr_scheduler = lr_scheduler or Warmup
-        self.seed = seed
-        self.drop_ignored = drop_ignored
-        self.lora = lora
-        if init_from:
-            self._start_from(Path(init_from), init_weights, fresh, freezes=freeze_loaded or lora is not None)
-
-    def _start_from(self, folder: Path, weights: Literal["ema", "model"], fresh: set[str], *, freezes: bool) -> None:
-        from unidiff_core.model_directory import load_weights
-
-        loaded = set(load_weights(self, folder, weights, fresh=fresh))
-        if freezes:
-            for name, parameter in self.named_parameters():
-                parameter.requires_grad_(name not in loaded)
-        if self.lora:
-            self.lora.inject(self.backbone)
+        if start:
+            start.load(self, self.backbone, fresh=given.keys() - known.modalities.keys())
 
     def configure_model(self) -> None:
-        """Shard the backbone, where the strategy gave a mesh of devices (FSDP2).
+        """Distribute the parameters, where the strategy gave a mesh of devices (FSDP2).
 
         Raises:
             ValueError: if `drop_ignored` is on: how often the backbone is then evaluated differs between processes, and
-                sharded ones would wait for each other for ever.
+                distributed ones would wait for each other for ever.
         """
         mesh = self.device_mesh
-        if mesh is not None and self.drop_ignored:
+        if mesh is not None and self.objective.drops:
             raise ValueError("drop_ignored does not go with FSDP2; use DDP, or leave it out")
         if mesh is not None and not any(isinstance(value, DTensor) for value in self.parameters()):
-            shard(self.backbone, mesh["data_parallel"])
+            distribute(self.backbone, self._processes.values(), mesh["data_parallel"])
+
+    @property
+    def _processes(self) -> dict[str, ForwardProcess]:
+        return {name: modality.process for name, modality in self.modalities.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -143,7 +128,7 @@ class UniDiffuser(pl.LightningModule):
             for stream, shape in modality.codec.shapes.items()
         }
 
-    # --- training: the paper's Algorithm 1, with N modalities in place of two ---
+    # --- training ---
 
     def training_step(self, batch: Batch) -> Tensor:
         """The loss of one micro-batch."""
@@ -158,40 +143,52 @@ class UniDiffuser(pl.LightningModule):
         self._step(batch, "test")
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        latents = self.latents(batch, stage)
-        times = self.times(batch, stage)
-        noisy = {key: self._corrupt(key, clean, times, batch, stage) for key, clean in latents.items()}
-        corrupted = {key: row.corrupted for key, row in noisy.items()}
-        kept = {name: t < T for name, t in times.items()} if self.drop_ignored else batch.present
-        prediction = (
-            self.network_on_kept(corrupted, times, kept) if self.drop_ignored else self.network(corrupted, times)
-        )
-        losses = {key: self._loss(key, prediction[key], row.target, batch, kept) for key, row in noisy.items()}
-        loss = self._total(losses)
+        def network(latents: Latents, times: Times, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            if self.objective.drops:
+                return self.network_on_kept(latents, times, kept, batch.conditions)
+            return self.network(latents, times, batch.conditions)
+
+        loss, losses = self.objective(self.latents(batch, stage), batch, network, stage)
         rows = {f"{stage}/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
         self.log(f"{stage}/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
         self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
         return loss
 
-    def network(self, latents: Latents, times: Times) -> dict[str, Tensor]:
-        """The backbone on latents in the dtype of its weights."""
+    def configure_optimizers(self) -> Any:
+        """Optimizer over what is trainable, and its schedule by step."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    # --- the network ---
+
+    def network(self, latents: Latents, times: Times, conditions: Conditions | None = None) -> dict[str, Tensor]:
+        """The backbone's predictions: it sees each state as its process shows it, in the dtype of its weights."""
         dtype = next(self.backbone.parameters()).dtype
-        prediction: dict[str, Tensor] = self.backbone({key: value.to(dtype) for key, value in latents.items()}, times)
+        seen = {
+            key: cast(self._process(key).view(value, times[modality_of(key)]), dtype) for key, value in latents.items()
+        }
+        prediction: dict[str, Tensor] = self.backbone(seen, times, **(conditions or {}))
         return prediction
 
-    def network_on_kept(self, latents: Latents, times: Times, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def network_on_kept(
+        self, latents: Latents, times: Times, kept: Mapping[str, Tensor], conditions: Conditions | None = None
+    ) -> dict[str, Tensor]:
         """The backbone on each sample's kept modalities alone: one evaluation for each pattern of them that occurs.
 
         Args:
             latents: of the whole micro-batch.
             times: as well.
             kept: modality → bool ``[b]``.
+            conditions: of the whole micro-batch.
 
         Returns:
             Predictions of all streams, zero where a sample dropped the modality.
         """
         patterns = torch.stack([kept[name] for name in self.modalities], dim=1)  # (b, N)
-        prediction = {key: torch.zeros_like(value) for key, value in latents.items()}
+        prediction = {key: self._nothing(key, value) for key, value in latents.items()}
         for pattern in patterns.unique(dim=0):
             rows = (patterns == pattern).all(1).nonzero()[:, 0]
             absent = [name for name, keeps in zip(self.modalities, pattern.tolist(), strict=True) if not keeps]
@@ -199,11 +196,36 @@ class UniDiffuser(pl.LightningModule):
                 continue
             some_latents = {key: value[rows] for key, value in latents.items()}
             some_times = {name: t[rows] for name, t in times.items()}
-            for key, value in self.network(*dropped(some_latents, some_times, absent)).items():
+            some_conditions = {name: value[rows] for name, value in (conditions or {}).items()}
+            some = self.network(*dropped(some_latents, some_times, absent), some_conditions)
+            for key, value in some.items():
                 prediction[key] = prediction[key].to(value.dtype).index_copy(0, rows, value)
         # A parameter that no sample used still takes part: DDP and FSDP2 wait for its gradient.
-        nothing = sum((parameter.sum() * 0 for parameter in self.backbone.parameters()), torch.tensor(0.0))
+        nothing = sum((parameter.sum() * 0 for parameter in self.parameters()), torch.tensor(0.0))
         return {key: value + nothing for key, value in prediction.items()}
+
+    def _process(self, key: str) -> ForwardProcess:
+        return self.modalities[modality_of(key)].process
+
+    def _nothing(self, key: str, x: Tensor) -> Tensor:
+        """A prediction of zeros for a stream's state."""
+        port = self.modalities[modality_of(key)].ports[key.partition(".")[2]]
+        dtype = x.dtype if x.is_floating_point() else torch.float32
+        return torch.zeros(len(x), *port.predicted_shape(tuple(x.shape[1:])), dtype=dtype, device=x.device)
+
+    def predict(self, latents: Latents, times: Times, conditions: Conditions | None = None) -> dict[str, Tensor]:
+        """The network as a `Predictor`: clean estimates."""
+        prediction = self.network(latents, times, conditions)
+        return {
+            key: self._process(key).clean(latents[key], value, times[modality_of(key)])
+            for key, value in prediction.items()
+        }
+
+    # --- codecs ---
+
+    def codec(self, name: str) -> Any:
+        """A modality's codec, on this module's device."""
+        return self.modalities[name].codec.to(self.device)
 
     def latents(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
         """Raw → stored → latent, whatever state the batch is in: ``"<modality>.<stream>" -> [b, ...]``."""
@@ -213,7 +235,7 @@ class UniDiffuser(pl.LightningModule):
             if not stored:
                 with torch.no_grad():
                     stored = self.codec(name).encode(batch.raws[name])
-            latents |= self._latent(name, stored, batch.index, f"{stage} posterior", batch.step, self.seed)
+            latents |= self._latent(name, stored, batch.index, f"{stage} posterior", batch.step, self.objective.seed)
         return latents
 
     def _latent(
@@ -226,138 +248,6 @@ class UniDiffuser(pl.LightningModule):
         latent = codec.latent(stored, draw)
         check_latent(codec, latent)
         return {f"{name}.{stream}": value.to(index.device) for stream, value in latent.items()}
-
-    def codec(self, name: str) -> Any:
-        """A modality's codec, on this module's device."""
-        return self.modalities[name].codec.to(self.device)
-
-    def times(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
-        """A time ``[b]`` for each modality by its law; a missing modality is at T."""
-        times = {}
-        for name, law in self.timestep_laws.items():
-            t = law.draw(randomness.uniform(self.seed, f"{stage} timestep", name, batch.step, batch.index))
-            times[name] = torch.where(batch.present[name], t, float(T)) if name in batch.present else t
-        return times
-
-    def _corrupt(self, key: str, clean: Tensor, times: Times, batch: Batch, stage: str) -> Corruption:
-        noise = randomness.normal(self.seed, f"{stage} noise", key, batch.step, batch.index, clean.shape[1:])
-        name = modality_of(key)
-        if name in batch.present:  # what stands in for missing data must not be seen under a schedule that leaks
-            clean = torch.where(_over(batch.present[name], clean), clean, torch.zeros_like(clean))
-        return self.modalities[name].process.corrupt(clean, times[name], noise.to(clean.dtype))
-
-    def _loss(
-        self, key: str, prediction: Tensor, target: Tensor, batch: Batch, kept: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Summed error of what is present and kept, and the elements that it is divided by: this micro-batch's share of
-        the global batch's. Their quotients' mean over processes and micro-batches is the global batch's loss.
-        """
-        name = modality_of(key)
-        error = self.modalities[name].process.error(at_least_float32(prediction), at_least_float32(target))
-        if name in kept:
-            error = torch.where(_over(kept[name], error), error, torch.zeros_like(error))
-        return error.sum(), torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
-
-    def _total(self, losses: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        weights = {key: self.modalities[modality_of(key)].weight_of(key.partition(".")[2]) for key in losses}
-        if self.balance == "streams":
-            return torch.stack([weights[key] * mean_of(*row) for key, row in losses.items()]).mean()
-        errors = torch.stack([weights[key] * error for key, (error, _) in losses.items()])
-        return mean_of(errors.sum(), torch.stack([count for _, count in losses.values()]).sum())
-
-    def configure_optimizers(self) -> Any:
-        """Optimizer over what is trainable, and its schedule by step."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
-
-    # --- sampling ---
-
-    def predict(self, latents: Latents, times: Times) -> dict[str, Tensor]:
-        """The network as a `Predictor`: clean estimates."""
-        prediction = self.network(latents, times)
-        return {
-            key: self.modalities[modality_of(key)].process.clean(latents[key], value, times[modality_of(key)])
-            for key, value in prediction.items()
-        }
-
-    def sample(
-        self,
-        spec: TimestepSpec | str | Mapping[str, Any],
-        given: Given | None = None,
-        num: int | None = None,
-        *,
-        steps: int = 50,
-        solver: str | Solver = "dpmpp_2m",
-        guidance: float | Mapping[str, float] | Guidance = 0.0,
-        drop_ignored: bool = False,
-        seed: int = 0,
-        batch_size: int = 256,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> dict[str, list[Raw]]:
-        """Sample what a timestep spec solves, as raw samples.
-
-        Args:
-            spec: ``"image | text"``, say; see `TimestepSpec`.
-            given: modality → one raw sample, for all, or `num` of them.
-            num: number of samples; as many as are given, or one.
-            steps: solver steps over the whole path.
-            solver: name or `Solver`.
-            guidance: a scale s (0 is off), a scale per held modality, or a `Guidance`.
-            drop_ignored: whether what is ignored is left out of the network's input; see `unidiff_core.sample`.
-            seed: sample i is a function of (seed, i) alone.
-            batch_size: samples at a time; it changes speed and memory, not the samples.
-            on_progress: called with (done, in all), in solver steps over all batches.
-
-        Returns:
-            Solved modality → list of `num` raw samples.
-
-        Raises:
-            SpecError: if spec and given do not fit together.
-        """
-        spec = TimestepSpec.parse(spec, self.modalities)
-        raws, num = _repeated(given or {}, num)
-        spec.check_supplied(raws)
-        starts = range(0, num, batch_size)
-        solved: dict[str, list[Raw]] = {name: [] for name in spec.solved}
-        for i, start in enumerate(starts):
-            rows = {name: values[start : start + batch_size] for name, values in raws.items()}
-            latents = self.sample_latents(
-                spec,
-                self.encode(rows, seed=seed, first_index=start),
-                num=min(batch_size, num - start),
-                steps=steps,
-                solver=solver,
-                guidance=guidance,
-                drop_ignored=drop_ignored,
-                seed=seed,
-                first_index=start,
-                on_step=_shifted(on_progress, i * steps, len(starts) * steps),
-            )
-            for name, values in self.decode(latents, spec.solved).items():
-                solved[name] += values
-        return solved
-
-    def sample_latents(
-        self, spec: TimestepSpec | str | Mapping[str, Any], supplied: Latents, **options: Any
-    ) -> dict[str, Tensor]:
-        """`unidiff_core.sample` with this network: latents in, latents out."""
-        training = self.training
-        self.eval()
-        try:
-            return sample(
-                self.predict,
-                spec,
-                processes={name: modality.process for name, modality in self.modalities.items()},
-                shapes=self.shapes,
-                supplied=supplied,
-                device=self.device,
-                **options,
-            )
-        finally:
-            self.train(training)
 
     @torch.no_grad()
     def encode(self, raws: Mapping[str, Sequence[Raw]], *, seed: int = 0, first_index: int = 0) -> dict[str, Tensor]:
@@ -374,28 +264,167 @@ class UniDiffuser(pl.LightningModule):
         """Latents → raw samples of the modalities `names`."""
         return {name: self.codec(name).decode(of_modality(latents, name)) for name in names}
 
+    # --- sampling ---
+
+    def sample(
+        self,
+        spec: TimestepSpec | str | Mapping[str, Any],
+        given: Given | None = None,
+        num: int | None = None,
+        *,
+        options: SamplingOptions | None = None,
+        on_step: OnStep | None = None,
+        **changes: Any,
+    ) -> dict[str, list[Raw]]:
+        """Sample what a timestep spec solves, as raw samples.
+
+        Args:
+            spec: ``"image | text"``, say; see `TimestepSpec`.
+            given: modality → one raw sample, for all, or `num` of them.
+            num: number of samples; as many as are given, or one.
+            options: how to sample.
+            on_step: told of each step, counted over all batches; True ends its batch there.
+            **changes: options by name, in place of those of `options`: ``steps=20, guidance=2.0``; `SamplingOptions`
+                explains each.
+
+        Returns:
+            Solved modality → list of `num` raw samples.
+
+        Raises:
+            SpecError: if spec and given do not fit together.
+            UnknownNameError: if a solver is not known.
+        """
+        options = replace(options or SamplingOptions(), **changes)
+        spec = TimestepSpec.parse(spec, self.modalities)
+        raws, num = _repeated(given or {}, num)
+        spec.check_supplied(raws)
+        conditions = self._conditions(options.conditions, num)
+        starts = range(0, num, options.batch_size)
+        solved: dict[str, list[Raw]] = {name: [] for name in spec.solved}
+        for i, start in enumerate(starts):
+            rows = slice(start, min(start + options.batch_size, num))
+            latents = self.sample_latents(
+                spec,
+                self.encode({name: v[rows] for name, v in raws.items()}, seed=options.seed, first_index=start),
+                num=rows.stop - start,
+                first_index=start,
+                options=replace(options, conditions={name: value[rows] for name, value in conditions.items()}),
+                on_step=_shifted(on_step, i * options.steps, len(starts) * options.steps),
+            )
+            for name, values in self.decode(latents, spec.solved).items():
+                solved[name] += values
+        return solved
+
+    def sample_latents(
+        self,
+        spec: TimestepSpec | str | Mapping[str, Any],
+        supplied: Latents,
+        *,
+        num: int,
+        options: SamplingOptions | None = None,
+        **more: Any,
+    ) -> dict[str, Tensor]:
+        """`unidiff_core.sample` with this network: latents in, latents out, all `num` at once.
+
+        Args:
+            spec: as in `sample`.
+            supplied: clean latents ``[b, ...]`` of what the spec holds, or starts below pure noise.
+            num: samples b.
+            options: how to sample.
+            **more: what `unidiff_core.sample` takes besides, options by name among it.
+        """
+        conditions = self._conditions(more.pop("conditions", (options or SamplingOptions()).conditions), num)
+        training = self.training
+        self.eval()
+        try:
+            return sample(
+                partial(self.predict, conditions=conditions),
+                spec,
+                processes=self._processes,
+                shapes=self.shapes,
+                num=num,
+                supplied=supplied,
+                options=options,
+                device=self.device,
+                **more,
+            )
+        finally:
+            self.train(training)
+
+    def _conditions(self, values: Mapping[str, Any], num: int) -> dict[str, Tensor]:
+        """One value of each side input for each of `num` samples.
+
+        Raises:
+            SpecError: if the backbone does not take one, or a tensor is not of `num` values.
+        """
+        known = self.backbone.conditions
+        if wrong := [name for name in values if name not in known]:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            raise SpecError(f"unknown condition {wrong[0]!r}; the backbone {takes}")
+        rows = {name: torch.as_tensor(value, device=self.device) for name, value in values.items()}
+        for name, row in rows.items():
+            if row.ndim and len(row) != num:
+                raise SpecError(f"{len(row)} values of the condition {name!r} are given for {num} samples")
+        return {name: row if row.ndim else row.expand(num) for name, row in rows.items()}
+
+    # --- model directories ---
+
+    @property
+    def description(self) -> Description:
+        """Everything of this model but its weights.
+
+        Raises:
+            ValueError: if the backbone is of a class that no plugin registered.
+        """
+        backbone = describe(self.backbone, load_plugins())
+        return Description(self.modalities, backbone, self.objective.balance, self.licence, self.sources)
+
+    def save_pretrained(self, folder: str | Path, *, average: Mapping[str, Tensor] | None = None) -> None:
+        """Write a model directory. Adapters are merged, so that whoever loads it need not know of them.
+
+        Where parameters are distributed over processes, all processes call it and the first one writes.
+
+        Args:
+            folder: made if it is not there.
+            average: the EMA's parameters by name.
+
+        Raises:
+            ValueError: if a codec, process or backbone is of a class that no plugin registered.
+        """
+        writes = not self._trainer or self.trainer.is_global_zero
+        state = gathered(self.state_dict(), keeps=writes)
+        averaged = gathered(average or {}, keeps=writes)
+        if writes:
+            mean = merged(state | averaged, self) if averaged else None
+            save(folder, self.description, merged(state, self), average=mean)
+
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_hub: bool = False
     ) -> UniDiffuser:
-        """Load a model directory; see `unidiff_core.model_directory`."""
-        from unidiff_core.model_directory import load
+        """Read a model directory, on the CPU, for sampling or for further training.
 
-        return load(folder, weights=weights, allow_hub=allow_hub)
+        Where it records the licence of its weights, that is logged, and kept with whatever is saved from the model.
 
+        Args:
+            folder: the directory.
+            weights: the average if there is one, or the model's own.
+            allow_hub: whether codecs may fetch weights by hub id.
 
-def mean_of(error: Tensor, count: Tensor) -> Tensor:
-    """Summed error over its elements; zero where there are none. A count below one is a share like any other."""
-    return error / torch.where(count > 0, count, torch.ones_like(count))
+        Raises:
+            ModelDirectoryError: if a file is missing or damaged, or the weights do not fit the configuration.
+            UnknownNameError: if the configuration names a class that no installed plugin registered.
+        """
+        model = cls.from_description(read_description(folder, allow_hub=allow_hub))
+        load_weights(model, folder, weights)
+        return model.eval()
 
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision is too coarse for a loss; double stays double."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _over(mask: Tensor, x: Tensor) -> Tensor:
-    return mask.reshape(-1, *[1] * (x.ndim - 1))
+    @classmethod
+    def from_description(cls, description: Description) -> UniDiffuser:
+        """The model that is described, freshly initialised."""
+        model = cls(description.modalities, description.make_backbone, balance=description.balance)
+        model.licence, model.sources = description.licence, description.sources
+        return model
 
 
 def _repeated(given: Given, num: int | None) -> tuple[dict[str, list[Raw]], int]:
@@ -413,9 +442,12 @@ def _repeated(given: Given, num: int | None) -> tuple[dict[str, list[Raw]], int]
     return {name: values * num if len(values) == 1 else values for name, values in lists.items()}, num
 
 
-def _shifted(
-    on_progress: Callable[[int, int], None] | None, offset: int, total: int
-) -> Callable[[int, int], None] | None:
-    if on_progress is None:
+def _shifted(on_step: OnStep | None, offset: int, total: int) -> OnStep | None:
+    """Steps counted over all batches."""
+    if on_step is None:
         return None
-    return lambda done, _: on_progress(offset + done, total)
+
+    def shifted(report: StepReport) -> bool | None:
+        return on_step(replace(report, step=offset + report.step, steps=total))
+
+    return shifted

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unidiff_codecs.weights import locate, read_config, require
+from unidiff_core.codec.weights import locate, read_config, require
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from unidiff_core.plugin import Registry, hookimpl
+from unidiff_core.foundation.plugin import hookimpl
+from unidiff_core.foundation.registry import Registry
 
 
 @hookimpl

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unidiff_codecs.weights import locate, read_config, require
+from unidiff_core.codec.weights import locate, read_config, require
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 IGNORED = -100

@@ -19,7 +19,7 @@ from unidiff_codecs.training import (
     TextDecoderTraining,
 )
 
-from unidiff_core.shard import write_shards
+from unidiff_core.data.shard import write_shards
 
 CAPTIONS = [
     f"a {colour} {word}" for colour in ("red", "green", "blue", "grey") for word in ["one", "two", "three", "four"]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from unidiff_codecs.image import ImageCodec, square
 
-from unidiff_core.stream import Stream
+from unidiff_core.foundation.stream import Stream
 
 from .conftest import draw, picture, png
 

@@ -16,8 +16,9 @@ from unidiff_codecs.released.state import listed, shapes_of
 from unidiff_codecs.text_decoder import TextDecoder
 from unidiff_codecs.training.text_decoder import train_tokenizer
 
-from unidiff_core import UniDiffuser, model_directory
+from unidiff_core import UniDiffuser
 from unidiff_core.cli.main import main
+from unidiff_core.serialization import model_directory
 
 from .conftest import CAPTIONS
 

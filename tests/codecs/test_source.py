@@ -17,11 +17,11 @@ from unidiff_codecs.text import TextCodec
 from unidiff_core import Modality, UniDiffuser
 from unidiff_core.cli import encode
 from unidiff_core.cli import shards as shards_command
-from unidiff_core.data import RawData, SourceData, StoredData
-from unidiff_core.encoding import RawReader, SampleEncoder, Tally
-from unidiff_core.shard import STORED
-from unidiff_core.store import read_shards
-from unidiff_core.uvit import UViT
+from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
+from unidiff_core.data.location import read_shards
+from unidiff_core.data.module import RawData, SourceData, StoredData
+from unidiff_core.data.shard import STORED
+from unidiff_core.network.uvit import UViT
 
 from .conftest import CAPTIONS, picture, png
 

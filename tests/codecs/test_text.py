@@ -8,7 +8,7 @@ from unidiff_codecs.clip import TextState
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
 
-from unidiff_core.stream import Stream
+from unidiff_core.foundation.stream import Stream
 
 from .conftest import CAPTIONS, draw
 

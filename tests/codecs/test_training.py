@@ -11,8 +11,8 @@ from unidiff_codecs.training.data import Shuffled
 
 from tests.codecs.conftest import fit
 from unidiff_core.cli.fit_codec import run
-from unidiff_core.shard import write_shards
-from unidiff_core.store import read_shards
+from unidiff_core.data.location import read_shards
+from unidiff_core.data.shard import write_shards
 
 
 def test_exports_hold_no_pickle(autoencoder, clip, text_decoder):

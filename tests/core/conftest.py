@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unidiff_core import Codec, Stream, model_directory, plugin
+from unidiff_core import Codec, Stream
+from unidiff_core.foundation import plugin
+from unidiff_core.serialization import description, model_directory
 
 
 class NumberCodec(Codec):

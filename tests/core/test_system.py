@@ -12,16 +12,19 @@ import yaml
 from torch.utils.data import DataLoader
 
 from tests.core.conftest import NumberCodec, StepCodec
-from unidiff_core import Modality, UniDiffuser, model_directory, randomness
-from unidiff_core.batch import Batch
-from unidiff_core.ema import EMA
-from unidiff_core.model_directory import ModelDirectory, ModelDirectoryError
-from unidiff_core.order import GlobalOrder, Place
-from unidiff_core.plugin import UnknownNameError
-from unidiff_core.schedule import T
-from unidiff_core.spec import SpecError
-from unidiff_core.uvit import UViT
-from unidiff_core.warmup import Warmup
+from unidiff_core import Modality, UniDiffuser
+from unidiff_core.data.order import GlobalOrder, Place
+from unidiff_core.foundation import randomness
+from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.registry import UnknownNameError
+from unidiff_core.foundation.time import T
+from unidiff_core.network.uvit import UViT
+from unidiff_core.sampling.spec import SpecError
+from unidiff_core.serialization import model_directory
+from unidiff_core.serialization.model_directory import ModelDirectoryError
+from unidiff_core.training.checkpoint import ModelDirectory
+from unidiff_core.training.ema import EMA
+from unidiff_core.training.learning_rate import Warmup
 
 pytestmark = pytest.mark.usefixtures("registered")
 

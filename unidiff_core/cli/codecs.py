@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from unidiff_core.cli.option import PlainParser
 
 if TYPE_CHECKING:
-    from unidiff_core.plugin import Registry
+    from unidiff_core.foundation.registry import Registry
 
 
 def run(argv: Sequence[str]) -> None:
@@ -24,8 +24,9 @@ def run(argv: Sequence[str]) -> None:
         "UNIDIFF_DISABLED_PLUGINS=name,name switches plugins off.",
     )
     parser.parse_args(argv)
-    from unidiff_core.codec import Codec
-    from unidiff_core.plugin import PluginError, load_plugins
+    from unidiff_core.codec.codec import Codec
+    from unidiff_core.foundation.plugin import load_plugins
+    from unidiff_core.foundation.registry import PluginError
 
     registry = load_plugins()
     names = [Column(name, no_wrap=True) for name in ("codec", "distribution", "streams")]

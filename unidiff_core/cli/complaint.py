@@ -8,11 +8,12 @@ import inspect
 import re
 from collections.abc import Iterator
 
-from unidiff_core.backbone import Backbone
-from unidiff_core.cleaner import Cleaner
-from unidiff_core.judge import Judge
-from unidiff_core.plugin import load_plugins, sentence
-from unidiff_core.source import Source
+from unidiff_core.data.cleaner import Cleaner
+from unidiff_core.data.source import Source
+from unidiff_core.evaluation.judge import Judge
+from unidiff_core.foundation.error import sentence
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.network.backbone import Backbone
 
 _UNION = re.compile(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?\s+Errors:\s+- ", re.DOTALL)
 _NOTHING_ELSE = re.compile(r"\s+- Expected a <class 'NoneType'>.*", re.DOTALL)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from unidiff_core.converter import Converter, Report
-    from unidiff_core.plugin import Registry
+    from unidiff_core.foundation.registry import Registry
+    from unidiff_core.serialization.converter import Converter, Report
 
 USAGE = "unidiffuser convert SOURCE OUT [options]"
 DESCRIPTION = f"""usage: {USAGE}
@@ -29,7 +29,7 @@ HINT = "\nThe options depend on the layout: `unidiffuser convert SOURCE --help` 
 
 def run(argv: Sequence[str]) -> None:
     """Convert the folder that `argv` names."""
-    from unidiff_core.plugin import load_plugins
+    from unidiff_core.foundation.plugin import load_plugins
 
     registry = load_plugins()
     if argv and argv[0] in ("-h", "--help"):
@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
     if not argv or argv[0].startswith("-"):
         raise ValueError(f"name the folder to convert first: {USAGE}. `unidiffuser convert --help` lists the layouts.")
 
-    from unidiff_core.converter import find_converter, import_model
+    from unidiff_core.serialization.converter import find_converter, import_model
 
     source = Path(argv[0])
     options, converter = _parse(find_converter(source, registry), argv)
@@ -56,7 +56,7 @@ def show(report: Report, out: str | Path) -> None:
 
 def _layouts(registry: Registry) -> str:
     """The registered converters, each with its layout and its distribution."""
-    from unidiff_core.converter import Converter
+    from unidiff_core.serialization.converter import Converter
 
     known: list[tuple[str, str, Any]] = [
         (name, row.distribution, row.cls) for name, row in sorted(registry.of_kind(Converter).items())

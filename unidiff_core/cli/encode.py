@@ -13,15 +13,15 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
 
-from unidiff_core.cleaner import Cleaner
 from unidiff_core.cli.option import named
-from unidiff_core.codec import Codec
-from unidiff_core.encoding import RawReader, SampleEncoder
-from unidiff_core.filter import Filter
-from unidiff_core.job import EncodingJob
-from unidiff_core.model_directory import describe_codecs
-from unidiff_core.plugin import load_plugins
-from unidiff_core.store import list_shards
+from unidiff_core.codec.codec import Codec
+from unidiff_core.data.cleaner import Cleaner
+from unidiff_core.data.encoding import RawReader, SampleEncoder
+from unidiff_core.data.filter import Filter
+from unidiff_core.data.job import EncodingJob
+from unidiff_core.data.location import list_shards
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.serialization.description import describe_codecs
 
 DESCRIPTION = """Encode raw shards to stored latents, once, so that training loads no frozen network.
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from unidiff_core.evaluation import Evaluation, Sampler, Settings
-    from unidiff_core.judge import Judge
+    from unidiff_core.evaluation.judge import Judge
+    from unidiff_core.evaluation.metric import Metric
+    from unidiff_core.evaluation.run import Evaluation, Sampler, Settings
 
 DESCRIPTION = """Draw samples of several queries, judge them against the test data, and write into the model's directory
 (or --out) evaluation.json (every number with its 95 % interval) and report.html (pictures first, then the table).
@@ -30,11 +31,11 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         ValueError: if the directory, the settings or the shards do not fit; says why.
     """
-    from unidiff_core.evaluation import Settings
+    from unidiff_core.evaluation.run import Settings
 
     parser = _parser()
     config = parser.instantiate_classes(parser.parse_args(list(argv)))
-    settings = Settings(**{field.name: config[field.name] for field in fields(Settings)})
+    settings = Settings(**{field.name: config[field.name] for field in fields(Settings) if field.name in config})
     if config.num is not None:
         settings = replace(settings, queries={k: replace(q, num=config.num) for k, q in settings.queries.items()})
     settings.check()
@@ -42,12 +43,15 @@ def run(argv: Sequence[str]) -> None:
     model = _load(directory, config.weights, config.device, allow_hub=config.allow_hub)
     out = Path(config.out or directory)
     out.mkdir(parents=True, exist_ok=True)
-    write(out, model, _evaluate(model, config.judge, settings))
+    metrics = [*_metrics_of(config.judge), *config.metrics]
+    if not metrics:
+        raise ValueError("nothing to measure: give --judge, or --metrics")
+    write(out, model, _evaluate(model, metrics, settings))
 
 
 def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
     """Write both files into `out` and print the table."""
-    from unidiff_core.report import write_report
+    from unidiff_core.evaluation.report import write_report
 
     codecs = {name: modality.codec for name, modality in model.modalities.items()}
     pictures = sorted(out.glob("**/reconstructions.png"))
@@ -60,23 +64,35 @@ def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
 def _parser() -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
-    from unidiff_core.cli.option import named
-    from unidiff_core.evaluation import Settings
-    from unidiff_core.judge import Judge
-    from unidiff_core.plugin import load_plugins
+    from unidiff_core.cli.option import PYTHON_ONLY, named
+    from unidiff_core.evaluation.judge import Judge
+    from unidiff_core.evaluation.metric import Metric
+    from unidiff_core.evaluation.run import Settings
+    from unidiff_core.foundation.plugin import load_plugins
 
     load_plugins()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(**named("evaluate", DESCRIPTION, takes_directory=True))
     parser.add_argument("directory", type=str, help="Model directory.")
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
-    parser.add_argument("--judge", type=Judge, required=True, help="Who reads the labels off the samples.")
+    parser.add_argument(
+        "--judge",
+        type=Judge | None,
+        default=None,
+        help="Who reads labels off the samples: the metrics LabelMetric and Nearness with this judge.",
+    )
+    parser.add_argument(
+        "--metrics",
+        type=list[Metric],
+        default=[],
+        help="More metrics; TorchMetric takes any of torchmetrics by class path (FID, KID, CLIP score).",
+    )
     parser.add_argument("--out", type=str | None, default=None, help="Folder for the results, if not the model's.")
     parser.add_argument("--weights", choices=["ema", "model"], default="ema", help="The average, or the last ones.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
     parser.add_argument("--num", type=int | None, default=None, help="Samples of every query, in place of each own.")
-    parser.add_class_arguments(Settings)
+    parser.add_class_arguments(Settings, skip=set(PYTHON_ONLY))
     return parser
 
 
@@ -89,7 +105,14 @@ def _load(directory: Path, weights: Literal["ema", "model"], device: str, *, all
     return model
 
 
-def _evaluate(model: Sampler, judge: Judge, settings: Settings) -> Evaluation:
+def _metrics_of(judge: Judge | None) -> list[Metric]:
+    from unidiff_core.evaluation.labels import LabelMetric
+    from unidiff_core.evaluation.nearness import Nearness
+
+    return [] if judge is None else [LabelMetric(judge), Nearness(judge)]
+
+
+def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings) -> Evaluation:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -99,7 +122,7 @@ def _evaluate(model: Sampler, judge: Judge, settings: Settings) -> Evaluation:
         TimeRemainingColumn,
     )
 
-    from unidiff_core.evaluation import evaluate
+    from unidiff_core.evaluation.run import evaluate
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
@@ -112,7 +135,7 @@ def _evaluate(model: Sampler, judge: Judge, settings: Settings) -> Evaluation:
             progress.start_task(bars[name])
             progress.update(bars[name], completed=int(done))
 
-        return evaluate(model, judge, settings, advance)
+        return evaluate(model, metrics, settings, advance)
 
 
 def _print_table(evaluation: Evaluation) -> None:
@@ -120,7 +143,7 @@ def _print_table(evaluation: Evaluation) -> None:
     from rich.markup import escape
     from rich.table import Column, Table
 
-    from unidiff_core.report import table_rows, unmeasured
+    from unidiff_core.evaluation.report import table_rows, unmeasured
 
     table = Table("query", Column("metric", no_wrap=True), "value", "95 % interval", "n", "criterion")
     last = None

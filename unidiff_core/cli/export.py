@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unidiff_core.cli.option import PlainParser
 
 if TYPE_CHECKING:
-    from unidiff_core.plugin import Registry
+    from unidiff_core.foundation.registry import Registry
 
 DESCRIPTION = """Write a model in a layout that others defined, whole or not at all.
 `unidiffuser convert` reads it back, bit for bit.
@@ -23,7 +23,7 @@ layouts:
 
 def run(argv: Sequence[str]) -> None:
     """Export the model directory that `argv` names."""
-    from unidiff_core.plugin import load_plugins
+    from unidiff_core.foundation.plugin import load_plugins
 
     registry = load_plugins()
     writers = _writers(registry)
@@ -35,17 +35,17 @@ def run(argv: Sequence[str]) -> None:
         raise ValueError(f"unknown layout {name!r}; known: {', '.join(writers) or 'none'}")
 
     from unidiff_core.cli.convert import show
-    from unidiff_core.converter import export_model
-    from unidiff_core.system import UniDiffuser
+    from unidiff_core.serialization.converter import export_model
+    from unidiff_core.serialization.model_directory import load
 
-    model = UniDiffuser.from_pretrained(options.model, weights=options.weights, allow_hub=options.allow_hub)
+    model = load(options.model, weights=options.weights, allow_hub=options.allow_hub)
     report = export_model(writers[name](), model, options.out, overwrite=options.overwrite)
     show(report, options.out)
 
 
 def _writers(registry: Registry) -> dict[str, Any]:
     """Name → registered converter, of those that write."""
-    from unidiff_core.converter import Converter
+    from unidiff_core.serialization.converter import Converter
 
     rows: dict[str, Any] = {name: row.cls for name, row in sorted(registry.of_kind(Converter).items())}
     return {name: cls for name, cls in rows.items() if cls.writes()}

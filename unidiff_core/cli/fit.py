@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
 
-import unidiff_core.data
-import unidiff_core.ema
-import unidiff_core.warmup  # noqa: F401
 from unidiff_core.cli.option import named
 from unidiff_core.cli.progress import StepProgressBar
-from unidiff_core.plugin import load_plugins
-from unidiff_core.sharding import FSDP2
+from unidiff_core.data.location import notes_at
+from unidiff_core.data.module import OrderedData
+from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
+from unidiff_core.training.fsdp import FSDP2
 
 DESCRIPTION = """{what}
 
@@ -46,8 +46,7 @@ class UniDiffuserCLI(LightningCLI):
         self.command = command
         super().__init__(
             UniDiffuser,
-            LightningDataModule,
-            subclass_mode_data=True,
+            OrderedData,
             run=False,
             save_config_callback=None,  # the model directory records the configuration
             seed_everything_default=0,
@@ -74,6 +73,15 @@ class UniDiffuserCLI(LightningCLI):
             type=str | None,
             help="an earlier stage's checkpoint: its weights, optimizer and step, while this run has no 'last' yet",
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Codecs that the configuration leaves out are those that encoded the latents: their manifest has them."""
+        modalities = self.config.get("model.modalities") or {}
+        lacking = [name for name, row in modalities.items() if row.get("codec") is None]
+        if lacking:
+            codecs = codecs_beside(self.config.data.train, lacking)
+            for name in lacking:
+                modalities[name]["codec"] = codecs[name]
 
     @property
     def checkpoint(self) -> str | None:
@@ -112,6 +120,41 @@ class UniDiffuserCLI(LightningCLI):
         for callback in self.trainer.checkpoint_callbacks:
             if getattr(callback, "save_last", False):
                 self.trainer.save_checkpoint(Path(getattr(callback, "dirpath")) / "last.ckpt")  # noqa: B009
+
+
+def codecs_beside(where: str | list[str], names: Sequence[str]) -> dict[str, Namespace]:
+    """Modality → the codec that encoded its latents, as the manifest beside them records it, as a parsed option.
+
+    Raises:
+        ValueError: if no manifest says, or two say different things; names the option that does.
+    """
+    found: dict[str, Any] = {}
+    for codecs in notes_at(where, "codecs"):
+        for name in names:
+            if name in codecs and found.setdefault(name, codecs[name]) != codecs[name]:
+                raise ValueError(
+                    f"the latents of {name!r} at {where} were encoded by several codecs; say which with "
+                    f"model.modalities.{name}.codec, or encode them again"
+                )
+    if absent := [name for name in names if name not in found]:
+        raise ValueError(
+            f"no codec is given for {', '.join(absent)}, and no manifest beside {where} records one "
+            f"(`unidiffuser encode` does); give model.modalities.{absent[0]}.codec"
+        )
+    return {name: _as_option(found[name]) for name in names}
+
+
+def _as_option(config: Any) -> Any:
+    """A described object as the parser has it: ``class_path`` and ``init_args``, registered names only."""
+    if isinstance(config, list):
+        return [_as_option(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    fields = {name: _as_option(value) for name, value in config.items() if name != "class"}
+    if "class" not in config:
+        return fields
+    cls = load_plugins().find(config["class"])
+    return Namespace(class_path=f"{cls.__module__}.{cls.__qualname__}", init_args=Namespace(**fields))
 
 
 def check_checkpoint(path: str, model: UniDiffuser) -> None:

@@ -15,10 +15,10 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from unidiff_core.atomic import publish
 from unidiff_core.cli.option import named
-from unidiff_core.codec_training import CodecTraining
-from unidiff_core.plugin import load_plugins
+from unidiff_core.codec.training import CodecTraining
+from unidiff_core.foundation.atomic import publish
+from unidiff_core.foundation.plugin import load_plugins
 
 DESCRIPTION = """Train a network that a codec loads, and export it in the form that the codec loads it from.
 

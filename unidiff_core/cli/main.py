@@ -82,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def explanation(error: Exception) -> str | None:
     """What to tell the user of an error of theirs or of a plugin's; None if it is ours."""
-    from unidiff_core.plugin import culprit, reason, sentence
+    from unidiff_core.foundation.error import reason, sentence
+    from unidiff_core.foundation.plugin import culprit
 
     distribution = culprit(error)
     if distribution is None and not isinstance(error, (ValueError, OSError)):

@@ -48,7 +48,7 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: if it is no identifier of small letters, or its package or class is there already.
     """
-    from unidiff_core.plugin import load_plugins
+    from unidiff_core.foundation.plugin import load_plugins
 
     if not name.isidentifier() or not name.isascii() or name != name.lower() or not name[0].isalpha():
         raise ValueError(f"{name!r} cannot be a modality's name: take small letters, digits and _, as in sea_level")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 
 class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -34,3 +34,15 @@ class PlainParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise, in place of printing the usage and exiting."""
         raise ValueError(f"{message}. `{self.prog} --help` lists the options.")
+
+
+def add_sampling_options(parser: ArgumentParser) -> None:
+    """The options of `SamplingOptions`, off its signature; what only Python can give is left out."""
+    from unidiff_core.sampling.options import SamplingOptions
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser.add_class_arguments(SamplingOptions, skip=set(PYTHON_ONLY))
+
+
+PYTHON_ONLY = ("constrain",)
+"""Options of sampling that no text can say."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from unidiff_core.source import Source
+    from unidiff_core.data.source import Source
 
 DESCRIPTION = """Write a source's samples as webdataset shards, a folder for each split.
 
@@ -40,8 +40,8 @@ def _parser() -> ArgumentParser:
     from jsonargparse import ArgumentParser
 
     from unidiff_core.cli.option import named
-    from unidiff_core.plugin import load_plugins
-    from unidiff_core.source import Source
+    from unidiff_core.data.source import Source
+    from unidiff_core.foundation.plugin import load_plugins
 
     load_plugins()
     parser = ArgumentParser(**named("shards", DESCRIPTION))
@@ -58,7 +58,7 @@ def _write_split(
 ) -> None:
     from rich.progress import track
 
-    from unidiff_core.shard import MANIFEST, write_shards
+    from unidiff_core.data.shard import MANIFEST, write_shards
 
     total = source.splits[split]
     if (folder / MANIFEST).is_file() and not overwrite:
@@ -82,7 +82,7 @@ def _explain_skip(folder: Path, recipe: dict[str, Any]) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left; the manifest first, so that the folder never looks complete."""
-    from unidiff_core.shard import MANIFEST
+    from unidiff_core.data.shard import MANIFEST
 
     (folder / MANIFEST).unlink(missing_ok=True)
     for path in folder.glob("*.tar"):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from unidiff_core.stream import Stream
+from unidiff_core.foundation.stream import Stream
 
 Raw = Any
 """One sample of a modality as a person handles it: a PIL image, a string, a waveform."""
@@ -174,6 +174,6 @@ def _allows(stream: Stream, shape: tuple[int, ...]) -> bool:
 
 def name_of(codec: Codec) -> str:
     """Its class and the distribution that it came from, for errors."""
-    from unidiff_core.plugin import distribution_of
+    from unidiff_core.foundation.plugin import distribution_of
 
     return f"{type(codec).__name__} of {distribution_of(type(codec))}"

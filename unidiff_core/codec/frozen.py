@@ -7,7 +7,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unidiff_core.codec import Codec
+from unidiff_core.codec.codec import Codec
 
 N = TypeVar("N", bound=nn.Module)
 

@@ -1,14 +1,14 @@
-"""A raw sound, WAV files, and sounds of one length and rate for a network."""
+"""A raw sound, WAV files (by soundfile), and sounds of one length and rate for a network."""
 
 from __future__ import annotations
 
 import io
 import warnings
-import wave
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 
@@ -44,46 +44,34 @@ class Waveform:
 
 
 def from_wav(data: bytes) -> Waveform:
-    """A WAV file of integer PCM, 8 to 32 bits; its channels are averaged.
+    """A sound file, WAV or whatever else soundfile reads; its channels are averaged.
 
     Raises:
         ValueError: if it is not one; says why.
     """
+    import soundfile
+
     try:
-        with wave.open(io.BytesIO(data)) as file:
-            channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            frames = file.readframes(file.getnframes())
-    except (wave.Error, EOFError, RuntimeError) as error:
-        reason = str(error) or "it ends too early"
-        raise ValueError(f"not a readable WAV file of integer PCM ({len(data)} bytes): {reason}") from error
-    whole = frames[: len(frames) // (channels * width) * channels * width]  # a file may be cut off within a frame
-    if not whole:
-        raise ValueError(f"the WAV file ({len(data)} bytes) holds no samples")
-    return Waveform(_from_pcm(whole, width).reshape(-1, channels).mean(axis=1), rate)
-
-
-def _from_pcm(frames: bytes, width: int) -> np.ndarray:
-    """Little-endian integers of `width` bytes → -1..1; those of one byte are unsigned, as WAV has it."""
-    if width == 1:
-        return (np.frombuffer(frames, np.uint8) - 128.0) / 128
-    places = np.zeros((len(frames) // width, 4), np.uint8)
-    places[:, 4 - width :] = np.frombuffer(frames, np.uint8).reshape(-1, width)
-    return places.view("<i4")[:, 0] / 2.0**31
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float64", always_2d=True)
+    except (soundfile.SoundFileError, TypeError) as error:
+        raise ValueError(f"not a readable sound file ({len(data)} bytes): {error}") from error
+    if not len(samples):
+        raise ValueError(f"the sound file ({len(data)} bytes) holds no samples")
+    return Waveform(samples.mean(axis=1), rate)
 
 
 def to_wav(waveform: Waveform) -> bytes:
     """A WAV file: mono, 16-bit PCM. What is beyond -1..1 is clipped."""
+    import soundfile
+
+    frames = np.rint(waveform.samples * 2.0**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
     stream = io.BytesIO()
-    with wave.open(stream, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(waveform.rate)
-        file.writeframes(np.rint(waveform.samples * 2.0**15).clip(-(2**15), 2**15 - 1).astype("<i2").tobytes())
+    soundfile.write(stream, frames, waveform.rate, format="WAV", subtype="PCM_16")
     return stream.getvalue()
 
 
-def fitted(waveform: Waveform, rate: int, num_samples: int) -> Tensor:
-    """Its samples ``[num_samples]`` at `rate`: resampled if need be, cut with a warning, or filled up with silence."""
+def fitted(waveform: Waveform, rate: int, num_samples: int) -> Float32[Tensor, " num_samples"]:
+    """Its samples at `rate`: resampled if need be, cut with a warning, or filled up with silence."""
     samples = torch.from_numpy(waveform.samples)
     if waveform.rate != rate:
         from torchaudio.functional import resample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from unidiff_core.codec import Raw
+from unidiff_core.codec.codec import Raw
 
 
 class Cleaner(ABC):

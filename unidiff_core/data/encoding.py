@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from unidiff_core.cleaner import Cleaner
-from unidiff_core.codec import Codec, Raw, check_latent, name_of
-from unidiff_core.filter import Filter
-from unidiff_core.plugin import reason
-from unidiff_core.shard import STORED, Members
+from unidiff_core.codec.codec import Codec, Raw, check_latent, name_of
+from unidiff_core.data.cleaner import Cleaner
+from unidiff_core.data.filter import Filter
+from unidiff_core.data.shard import STORED, Members
+from unidiff_core.foundation.error import reason
 
 ERRORS = 5
 """Messages of lost samples that a tally keeps, of the first ones."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unidiff_core.shard import Members
+from unidiff_core.data.shard import Members
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from unidiff_core.atomic import replacing
-from unidiff_core.shard import MANIFEST, STORED, naming_damage, walk
-from unidiff_core.store import list_shards, local_path
+from unidiff_core.data.location import list_shards, local_path
+from unidiff_core.data.shard import MANIFEST, STORED, naming_damage, walk
+from unidiff_core.foundation.atomic import replacing
 
 INDEX = "index.safetensors"
 FORMAT = "1"

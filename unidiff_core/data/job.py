@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unidiff_core.atomic import write_json
-from unidiff_core.encoding import SampleEncoder, Tally
-from unidiff_core.shard import MANIFEST, Hashed, Written, read_samples, write_manifest, write_shard
-from unidiff_core.store import Shard, open_shard
+from unidiff_core.data.encoding import SampleEncoder, Tally
+from unidiff_core.data.location import Shard, open_shard
+from unidiff_core.data.shard import MANIFEST, Hashed, Written, read_samples, write_manifest, write_shard
+from unidiff_core.foundation.atomic import write_json
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from unidiff_core.shard import MANIFEST, find_shards, read_samples
+from unidiff_core.data.shard import MANIFEST, find_shards, read_samples
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 PIPE = "pipe:"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from unidiff_core import randomness
+from unidiff_core.foundation import randomness
 
 CHUNK = 2**16
 """Samples of an epoch whose order is computed at once."""

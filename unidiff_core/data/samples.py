@@ -1,201 +1,173 @@
-"""Samples by `Place`: stored tensors, mapped or in memory, and raw members."""
+"""What kind of samples a training reads: stored latents, raw shards, or a source; as batches by `Place`."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unidiff_core.batch import Batch
-from unidiff_core.codec import Raw
-from unidiff_core.encoding import RawReader
-from unidiff_core.index import ABSENT, ShardIndex, open_index
-from unidiff_core.order import Place
-from unidiff_core.predictor import modality_of
-from unidiff_core.shard import STORED, Members
+from unidiff_core.codec.codec import Codec, Raw
+from unidiff_core.data.cleaner import Cleaner
+from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
+from unidiff_core.data.index import open_index
+from unidiff_core.data.location import notes_at
+from unidiff_core.data.order import Place
+from unidiff_core.data.shard import STORED, Members
+from unidiff_core.data.source import Source
+from unidiff_core.data.tensors import IN_MEMORY, StoredTensors, TensorsInMemory, TensorsOnDisk, stack
+from unidiff_core.foundation.batch import Batch
+from unidiff_core.serialization.description import describe_codecs
 
-IN_MEMORY = 2**30
-"""Bytes of stored tensors up to which they are kept in memory, where indexing is a little faster than a memory map."""
-
-DTYPES = {
-    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
-    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
-    "BOOL": torch.bool,
-}
-"""As safetensors names them."""
-
-Taken = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""``"<modality>.<name>" -> [b, ...]``, zeros where missing, and modality → bool ``[b]`` where it may be missing."""
+Where = str | list[str]
 
 
-class StoredTensors(Protocol):
-    """Stored tensors of n samples."""
+class Samples(ABC):
+    """A kind of samples. Its constructor's parameters are its options; where they are is the data module's."""
 
-    @property
-    def modalities(self) -> Set[str]:
-        """The modalities of which any sample has tensors."""
-        ...
+    validation_batch_size: ClassVar[int] = 256
+    """Samples of one process at a time in validation, where the module does not say."""
 
-    def __len__(self) -> int: ...
+    @abstractmethod
+    def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> Dataset[Batch] | None:
+        """The samples of one part, indexed by `Place`; None if there is no such part.
 
-    def take(self, rows: Tensor) -> Taken:
-        """Those of the samples `rows` ``[b]``."""
-        ...
+        Args:
+            where: shards (a folder, a pattern, a URL, a list of them), or whatever else names a part.
+            codecs: modality → codec, of the model that is trained; none if that is no `UniDiffuser`.
+            device: of this process.
 
-    def having(self, rows: Tensor) -> dict[str, Tensor]:
-        """Modality → bool ``[b]``, for those that samples may lack."""
-        ...
-
-
-@dataclass(frozen=True)
-class TensorsInMemory:
-    """Stored tensors, stacked: ``"<modality>.<name>" -> [n, ...]``, and modality → bool ``[n]``."""
-
-    stored: Mapping[str, Tensor]
-    present: Mapping[str, Tensor]
-
-    @property
-    def modalities(self) -> Set[str]:
-        """The modalities of which any sample has tensors."""
-        return {modality_of(key) for key in self.stored}
-
-    def __len__(self) -> int:
-        return len(next(iter(self.stored.values())))
-
-    def take(self, rows: Tensor) -> Taken:
-        """By indexing."""
-        return {key: value[rows] for key, value in self.stored.items()}, self.having(rows)
-
-    def having(self, rows: Tensor) -> dict[str, Tensor]:
-        """Modality → bool ``[b]``, for those that samples may lack."""
-        return {name: value[rows] for name, value in self.present.items()}
+        Raises:
+            ValueError: if there are none, or they do not fit the codecs; says where.
+        """
 
 
-def stack(samples: Sequence[Mapping[str, Tensor]]) -> TensorsInMemory:
-    """Samples' tensors, each ``"<modality>.<name>"`` → tensor without a batch dimension, in memory."""
-    kinds = {key: value for sample in samples for key, value in sample.items()}
-    stored = {
-        key: torch.stack([sample.get(key, torch.zeros_like(kind)) for sample in samples]) for key, kind in kinds.items()
-    }
-    present = {modality_of(key): torch.tensor([key in sample for sample in samples]) for key in kinds}
-    return TensorsInMemory(stored, {name: mask for name, mask in present.items() if not mask.all()})
-
-
-@dataclass(frozen=True)
-class Field:
-    """A tensor in a safetensors member: what it is, and the bytes of its data."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-class TensorsOnDisk:
-    """Stored tensors in shards, read from a memory map as they are asked for.
+class StoredSamples(Samples):
+    """Latents that `unidiffuser encode` stored. A sample may lack modalities.
 
     Args:
-        index: of the shards.
-
-    Raises:
-        ValueError: if a sample stores nothing, or one tensor differs in shape or dtype between samples.
+        in_memory: read everything at the start, or each sample from a memory map when its turn comes; by size if not
+            given.
     """
 
-    def __init__(self, index: ShardIndex) -> None:
-        self.index = index
-        if not index.headers:
-            raise ValueError("the shards hold no stored latents; make them with `unidiffuser encode`")
-        if (index.layout == ABSENT).any():
-            row = int((index.layout == ABSENT).nonzero()[0])
-            raise ValueError(f"{index.name(row)} stores no latents, others do; encode it again")
-        self.layouts = [self._layout(i, header) for i, header in enumerate(index.headers)]
-        self.kinds = {key: field for layout in reversed(self.layouts) for key, field in layout.items()}
-        names = [{modality_of(key) for key in layout} for layout in self.layouts]
-        self.has = {name: torch.tensor([name in row for row in names]) for name in sorted(set().union(*names))}
-        for i, layout in enumerate(self.layouts):
-            self._check(i, layout)
+    def __init__(self, in_memory: bool | None = None) -> None:
+        self.in_memory = in_memory
 
-    @property
-    def modalities(self) -> Set[str]:
-        """The modalities of which any sample has tensors."""
-        return self.has.keys()
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, rows: Tensor) -> Taken:
-        """By copying the bytes of each."""
-        layout = self.index.layout[rows].long()
-        present = self.having(rows)
-        numbers = layout.unique().tolist()
-        if len(numbers) == 1 and len(self.layouts[numbers[0]]) == len(self.kinds):
-            return self._read(rows, numbers[0]), present
-        stored = {key: torch.zeros(len(rows), *kind.shape, dtype=kind.dtype) for key, kind in self.kinds.items()}
-        for number in numbers:
-            at = (layout == number).nonzero()[:, 0]
-            for key, value in self._read(rows[at], number).items():
-                stored[key][at] = value
-        return stored, present
-
-    def having(self, rows: Tensor) -> dict[str, Tensor]:
-        """Modality → bool ``[b]``, for those that samples may lack."""
-        layout = self.index.layout[rows].long()
-        return {name: has[layout] for name, has in self.has.items() if not has.all()}
-
-    def _read(self, rows: Tensor, number: int) -> dict[str, Tensor]:
-        layout = self.layouts[number]
-        skip = 8 + len(self.index.headers[number].encode())
-        content = self.index.gather(rows, STORED, skip, max(field.end for field in layout.values()))
-        return {
-            key: content[:, field.begin : field.end].contiguous().view(field.dtype).reshape(-1, *field.shape)
-            for key, field in layout.items()
-        }
-
-    def _layout(self, number: int, header: str) -> dict[str, Field]:
-        try:
-            rows = {key: row for key, row in json.loads(header).items() if key != "__metadata__"}
-            fields = {
-                key: Field(DTYPES[row["dtype"]], tuple(row["shape"]), *row["data_offsets"]) for key, row in rows.items()
-            }
-            sizes = [
-                math.prod(field.shape) * field.dtype.itemsize == field.end - field.begin for field in fields.values()
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self._example(number)}: its .{STORED} is damaged; encode it again") from error
-        length = int(self.index.lengths[STORED][self.index.layout == number].min())
-        if not sizes or not all(sizes) or 8 + len(header.encode()) + max(f.end for f in fields.values()) > length:
-            raise ValueError(f"{self._example(number)}: its .{STORED} is damaged; encode it again")
-        return fields
-
-    def _check(self, number: int, layout: Mapping[str, Field]) -> None:
-        """Each tensor is the same everywhere, and a modality is there with all of its tensors or with none."""
-        for key, kind in self.kinds.items():
-            if key not in layout:
-                if self.has[modality_of(key)][number]:
-                    raise ValueError(f"{self._example(number)} has no {key}, but others of {modality_of(key)!r}")
-            elif (kind.dtype, kind.shape) != ((field := layout[key]).dtype, field.shape):
-                found, other = (f"{row.dtype} {list(row.shape)}" for row in (field, kind))
-                raise ValueError(f"{self._example(number)} stores {key} as {found}, others as {other}")
-
-    def _example(self, number: int) -> str:
-        return self.index.name(int((self.index.layout == number).nonzero()[0]))
+    def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> StoredDataset:
+        """Those of encoded shards; what is named twice is shown twice as often."""
+        samples = StoredDataset.at(where, self.in_memory)
+        _warn_of_other_codecs(where, codecs)
+        if absent := sorted(codecs.keys() - samples.tensors.modalities):
+            known = ", ".join(sorted(samples.tensors.modalities))
+            raise ValueError(
+                f"no sample in {where} has latents of {', '.join(absent)}, only of {known}; encode them too"
+            )
+        return samples
 
 
-class StoredSamples(Dataset[Batch]):
+class RawSamples(Samples):
+    """Raw shards, decoded and encoded as training goes, by the codecs of the model. A sample may lack modalities.
+
+    Slower than `StoredSamples` by what the frozen networks cost, and the same run but for rounding.
+
+    Args:
+        members: modality → member ending, where that is not the codec's.
+        clean: modality → cleaner of its raw samples; what it leaves nothing of is missing.
+    """
+
+    validation_batch_size = 64
+
+    def __init__(self, members: dict[str, str] | None = None, clean: dict[str, Cleaner] | None = None) -> None:
+        self.members, self.clean = members, clean
+
+    def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> RawDataset:
+        """Those of raw shards on this machine."""
+        if not codecs:
+            raise ValueError("raw samples are encoded by the codecs of the model, and this one has none")
+        return RawDataset(open_index(where), RawReader(codecs, self.members, self.clean))
+
+
+class SourceSamples(Samples):
+    """A source straight into training: its samples are encoded at the start and kept in memory.
+
+    For data that fits there; every process encodes all of it. Larger sets go through `unidiffuser shards` and `encode`.
+    `train` and `validation` name its splits.
+
+    Args:
+        source: of raw samples.
+        members: modality → member ending, where that is not the codec's.
+        clean: modality → cleaner of its raw samples.
+        missing: whether a sample may lack a modality; what cleaning leaves nothing of is dropped, or missing.
+        cache: keep what is encoded; otherwise the raw members, encoded anew whenever their turn comes.
+    """
+
+    validation_batch_size = 64
+
+    def __init__(
+        self,
+        source: Source,
+        members: dict[str, str] | None = None,
+        clean: dict[str, Cleaner] | None = None,
+        missing: Literal["error", "keep"] = "error",
+        cache: bool = True,
+    ) -> None:
+        self.source, self.members, self.clean, self.missing, self.cache = source, members, clean, missing, cache
+        self._encoded: dict[str, StoredDataset] = {}
+
+    def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> Dataset[Batch] | None:
+        """Those of a split, encoded once; None for a split `validation` that there is not."""
+        splits = self.source.splits
+        if where == "validation" and where not in splits:
+            return None
+        if not isinstance(where, str) or where not in splits:
+            raise ValueError(f"the source has no split {where!r}; there are {', '.join(splits)}")
+        reader = RawReader(codecs, self.members, self.clean)
+        if not self.cache:
+            return self._uncached(where, reader)
+        if where not in self._encoded:
+            self._encoded[where] = self._encode(where, reader, device)
+        return self._encoded[where]
+
+    def _uncached(self, split: str, reader: RawReader) -> RawDataset:
+        records = RecordsInMemory(list(self.source.samples(split)))
+        for name, member in reader.members.items():
+            lacking = (~records.has(member)).nonzero()[:, 0].tolist()
+            if lacking and self.missing == "error":
+                raise ValueError(
+                    f"{records.name(lacking[0])} has no member .{member} for {name!r}; may it? missing: keep"
+                )
+        return RawDataset(records, reader)
+
+    def _encode(self, split: str, reader: RawReader, device: torch.device) -> StoredDataset:
+        from rich.progress import track
+
+        for codec in reader.codecs.values():
+            codec.to(device)
+        encoder = SampleEncoder(reader, missing=self.missing)
+        samples = track(self.source.samples(split), f"encode {split}", self.source.splits[split])
+        tally = Tally()
+        tensors = [stored for _, stored in encoder.tensors(samples, f"split {split}", tally)]
+        if tally.dropped:
+            rank_zero_only(print)(f"{split}: {tally}")
+        if not tensors:
+            raise ValueError(f"nothing is left of the split {split!r} of the source: {tally}")
+        return StoredDataset(stack(tensors))
+
+
+class StoredDataset(Dataset[Batch]):
     """Stored tensors as batches."""
 
     def __init__(self, tensors: StoredTensors) -> None:
         self.tensors = tensors
 
     @classmethod
-    def at(cls, where: str | Path | Sequence[str], in_memory: bool | None = None) -> StoredSamples:
+    def at(cls, where: str | Path | Sequence[str], in_memory: bool | None = None) -> StoredDataset:
         """Those of encoded shards.
 
         Args:
@@ -268,7 +240,7 @@ class RecordsInMemory:
         return f"sample {self.samples[row]['__key__']}"
 
 
-class RawSamples(Dataset[Batch]):
+class RawDataset(Dataset[Batch]):
     """Raw members as batches; a sample may lack modalities, but one that has none is left out.
 
     Args:
@@ -329,3 +301,18 @@ def _counts(place: Place, having: Callable[[Tensor], dict[str, Tensor]]) -> tupl
     """Samples in the global batch, and modality → how many of them have it."""
     batch = place.rows if place.batch is None else place.batch
     return len(batch), {name: int(mask.sum()) for name, mask in having(batch).items()}
+
+
+def _warn_of_other_codecs(where: str | list[str], codecs: Mapping[str, Codec]) -> None:
+    """Latents that another codec encoded are decoded to something else; some arguments change nothing of them."""
+    present = describe_codecs(codecs)
+    for encoded in notes_at(where, "codecs"):
+        for name in encoded.keys() & present.keys():
+            then, now = encoded[name], present[name]
+            if others := [key for key in {**then, **now} if then.get(key) != now.get(key)]:
+                pairs = "; ".join(f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in others)
+                rank_zero_warn(
+                    f"{where} was encoded by another {name} codec: {pairs}. Unless that changes nothing of what is "
+                    "stored, encode again",
+                    category=UserWarning,
+                )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from unidiff_core.atomic import replacing, write_json
+from unidiff_core.foundation.atomic import replacing, write_json
 
 MANIFEST = "manifest.json"
 STORED = "safetensors"

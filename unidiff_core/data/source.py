@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-from unidiff_core.shard import Members
+from unidiff_core.data.shard import Members
 
 
 class Source(ABC):

@@ -16,16 +16,23 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A point estimate from `n` samples, with the ends of its 95 % interval."""
+    """A point estimate from `n` samples, with the ends of its 95 % interval; None where none is known."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
-    def to_dict(self) -> dict[str, float | int]:
+    @property
+    def interval(self) -> str:
+        """Its ends, for a table."""
+        return "" if self.low is None or self.high is None else f"{self.low:.3f}–{self.high:.3f}"
+
+    def to_dict(self) -> dict[str, float | int | None]:
         """Plain data, rounded to six digits."""
-        numbers = {name: round(getattr(self, name), 6) for name in ("value", "low", "high")}
+        numbers = {
+            name: None if (x := getattr(self, name)) is None else round(x, 6) for name in ("value", "low", "high")
+        }
         return {**numbers, "n": self.n}
 
 

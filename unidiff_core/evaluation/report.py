@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from unidiff_core.atomic import write_text
-from unidiff_core.codec import Codec
-from unidiff_core.estimate import Estimate
-from unidiff_core.evaluation import Evaluation, Example
+from unidiff_core.codec.codec import Codec
+from unidiff_core.evaluation.estimate import Estimate
+from unidiff_core.evaluation.run import Evaluation, Example
+from unidiff_core.foundation.atomic import write_text
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --dim: #777; --good: #1a7f37; --bad: #cf222e }
@@ -52,7 +52,7 @@ class Row:
     @property
     def interval(self) -> str:
         """Ends of the 95 % interval."""
-        return f"{self.estimate.low:.3f}–{self.estimate.high:.3f}"
+        return self.estimate.interval
 
 
 def table_rows(evaluation: Evaluation) -> Iterator[Row]:
@@ -159,7 +159,7 @@ def _settings(evaluation: Evaluation) -> str:
     settings = evaluation.settings
     queries = "; ".join(f"{name}: {query}" for name, query in settings.queries.items())
     dropped = ", ignored modalities dropped" if settings.drop_ignored else ""
-    how = f"{settings.steps} steps of {settings.solver}{dropped}, seed {settings.seed}"
+    how = f"{settings.steps} steps of {settings.solver or 'the default solver'}{dropped}, seed {settings.seed}"
     lines = (
         f"{how}, {evaluation.seconds:.0f} seconds in all.",
         f"Samples: {queries}.",

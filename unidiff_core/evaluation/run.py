@@ -1,22 +1,23 @@
-"""Evaluation: samples of each query, measured by a judge against the test data. `metric` pins the definitions."""
+"""Evaluation: samples of each query, measured by metrics against real data. Each metric pins its own definition."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import numpy as np
 
-from unidiff_core.atomic import write_json
-from unidiff_core.codec import Raw
-from unidiff_core.estimate import Estimate
-from unidiff_core.judge import Judge
-from unidiff_core.metric import Drawn, Hits, Raws, Samples, Yardstick, load_samples, measure
-from unidiff_core.spec import TimestepSpec
-from unidiff_core.store import list_shards
+from unidiff_core.codec.codec import Codec, Raw
+from unidiff_core.data.location import list_shards
+from unidiff_core.evaluation.estimate import Estimate
+from unidiff_core.evaluation.metric import Drawn, Hits, Metric, Raws, Reference, Samples, load_samples
+from unidiff_core.foundation.atomic import write_json
+from unidiff_core.sampling.loop import OnStep
+from unidiff_core.sampling.options import SamplingOptions
+from unidiff_core.sampling.spec import TimestepSpec
 
 
 class Sampler(Protocol):
@@ -31,33 +32,50 @@ class Sampler(Protocol):
         given: Raws | None = None,
         num: int | None = None,
         *,
-        steps: int = ...,
-        solver: str = ...,
-        guidance: float = ...,
-        drop_ignored: bool = ...,
-        seed: int = ...,
-        batch_size: int = ...,
-        on_progress: Callable[[int, int], None] | None = ...,
+        options: SamplingOptions | None = None,
+        on_step: OnStep | None = None,
     ) -> Raws:
-        """Raw samples of the solved modalities, each list of length `num`; `on_progress` is told (done, in all)."""
+        """Raw samples of the solved modalities, each list of length `num`."""
 
 
-@dataclass(frozen=True)
-class Query:
-    """One thing to ask of the model."""
+_HINTS = get_type_hints(SamplingOptions)
+_OPTIONS = [row for row in fields(SamplingOptions) if row.name not in ("batch_size", "constrain")]
 
-    num: int = 1080
-    """Number of samples."""
-    guidance: float = 0.0
-    """Guidance scale; 0 is off."""
-    steps: int | None = None
-    """Solver steps, if not those of the settings."""
-    solver: str | None = None
-    """Solver, if not that of the settings."""
+
+class _Query:
+    """One thing to ask of the model: how many samples, and any of `SamplingOptions` in place of the settings' own."""
+
+    num: int
+
+    def options(self, settings: SamplingOptions) -> SamplingOptions:
+        """How to sample: its own options, and the settings' where it has none."""
+        own = {row.name: getattr(self, row.name, None) for row in fields(SamplingOptions)}
+        return SamplingOptions(
+            **{name: getattr(settings, name) if value is None else value for name, value in own.items()}
+        )
+
+    def stated(self) -> dict[str, Any]:
+        """The options that it states itself."""
+        rows = {row.name: getattr(self, row.name) for row in _OPTIONS}
+        return {name: value for name, value in rows.items() if value is not None}
 
     def __str__(self) -> str:
-        own = [text for text in (self.solver, self.steps and f"{self.steps} steps") if text]
-        return ", ".join([str(self.num), *own, f"guidance {self.guidance:g}"])
+        stated = {"guidance": 0.0} | self.stated()
+        own = [stated.pop("solver", None), (steps := stated.pop("steps", None)) and f"{steps} steps"]
+        texts = [
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in stated.items()
+        ]
+        return ", ".join([str(self.num), *(str(text) for text in own if text), *texts])
+
+
+Query: Any = make_dataclass(
+    "Query",
+    [("num", int, 1080), *((row.name, _HINTS[row.name] | None, None) for row in _OPTIONS)],
+    bases=(_Query,),
+    frozen=True,
+)
+"""A query of an evaluation; what it may state is read off `SamplingOptions`."""
+Query.__module__ = __name__
 
 
 @dataclass(frozen=True)
@@ -96,29 +114,21 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to evaluate."""
+class Settings(SamplingOptions):
+    """How to evaluate; the options of sampling are those of the queries that state none of their own."""
 
     train: str
     """Raw training shards: a folder, a pattern or a URL. Their samples may lack modalities."""
     test: str
     """Raw test shards, likewise, whose samples are complete; the givens come from it, in order and round and round."""
     queries: dict[str, Query]
-    """Timestep spec as text → what to draw."""
+    """Timestep spec as text → what to draw: {a | b: {num: 1000, guidance: 2.0}, ...}."""
     criteria: list[Criterion] = field(default_factory=list)
     """What must be reached: [{query: a | b, metric: label, at_least: 0.95}, ...]."""
-    steps: int = 50
-    """Solver steps of the queries that state none."""
-    solver: str = "dpmpp_2m"
-    """Solver of the queries that state none: ddim, ddpm, dpmpp_2m, dpmpp_3m or heun."""
-    drop_ignored: bool = False
-    """Leave ignored modalities out of the network's input, for models trained with drop_ignored."""
-    seed: int = 0
-    """Seed of all sampling."""
-    batch_size: int = 120
-    """Samples drawn at once; changes no sample."""
     num_examples: int = 24
     """Samples of each query kept for the report."""
+    batch_size: int = field(default=120, kw_only=True)
+    """Samples drawn at once; changes no sample."""
 
     def check(self) -> None:
         """Refuse what cannot be evaluated, before the first sample is drawn.
@@ -137,6 +147,18 @@ class Settings:
                 raise ValueError(f"the query {name!r} has num {query.num}; it needs at least 1 sample")
         for folder in (self.train, self.test):
             list_shards(folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; options that are as they always were are left out."""
+        own = ("train", "test", "criteria", "num_examples", "batch_size", "steps", "solver", "drop_ignored", "seed")
+        plain = asdict(self)
+        default = asdict(SamplingOptions())
+        queries = {
+            name: {"num": query.num, "guidance": self.guidance, "steps": None, "solver": None} | query.stated()
+            for name, query in self.queries.items()
+        }
+        more = {name: plain[name] for name in default if name not in own and plain[name] != default[name]}
+        return {**{name: plain[name] for name in own}, "queries": queries, **more}
 
 
 @dataclass(frozen=True)
@@ -176,7 +198,7 @@ class Evaluation:
             **plain,
             "criteria": [self._verdict(criterion) for criterion in self.settings.criteria],
             "passed": self.is_passed,
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_dict(),
             "seconds": round(self.seconds, 1),
         }
 
@@ -210,13 +232,8 @@ def draw(
         name,
         given=given,
         num=query.num,
-        steps=query.steps or settings.steps,
-        solver=query.solver or settings.solver,
-        guidance=query.guidance,
-        drop_ignored=settings.drop_ignored,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        on_progress=lambda done, total: advance(query.num * done / total),
+        options=query.options(settings),
+        on_step=lambda report: advance(query.num * report.step / report.steps),
     )
     return Drawn(given, solved, {label: [values[i] for i in index] for label, values in test.labels.items()})
 
@@ -235,30 +252,44 @@ def _examples(drawn: Drawn, faults: Mapping[str, Hits], count: int) -> list[Exam
 
 
 def evaluate(
-    model: Sampler, judge: Judge, settings: Settings, advance: Callable[[str, float], None] = lambda query, done: None
+    model: Sampler,
+    metrics: Sequence[Metric],
+    settings: Settings,
+    advance: Callable[[str, float], None] = lambda query, done: None,
 ) -> Evaluation:
-    """Fit the judge, draw every query, and measure it by the definitions at the top of this module.
+    """Fit the metrics, draw every query, and measure it.
 
     Args:
         model: what to evaluate.
-        judge: reads labels off samples; fitted here, on the training shards.
+        metrics: in the order of the tables; fitted here, on the real samples.
         settings: what to draw, and from where the real samples come.
         advance: called with a query and the number of its samples done so far.
 
     Raises:
-        ValueError: if the settings or the shards do not fit the model or the judge.
+        ValueError: if the settings or the shards do not fit the model or a metric.
     """
     start = time.perf_counter()
     settings.check()
-    specs = [TimestepSpec.parse(name, model.modalities) for name in settings.queries]
-    used = {name for spec in specs for name in (*spec.solved, *spec.held)}  # the shards need not hold the others
-    codecs = {name: modality.codec for name, modality in model.modalities.items() if name in used}
-    test = load_samples(settings.test, codecs)
-    yardstick = Yardstick(judge, load_samples(settings.train, codecs, missing="keep"), test)
-    result = Evaluation({}, yardstick.accuracies(), settings)
+    reference = _reference(model, settings)
+    for metric in metrics:
+        metric.fit(reference)
+    result = Evaluation({}, {}, settings)
+    for metric in metrics:
+        result.judges |= metric.accuracies(reference)
     for name in settings.queries:
-        drawn = draw(model, name, settings, test, lambda done, name=name: advance(name, done))  # type: ignore[misc]
-        result.queries[name], faults = measure(yardstick, drawn)
+        drawn = draw(model, name, settings, reference.test, lambda done, name=name: advance(name, done))  # type: ignore[misc]
+        rows = [metric.measure(drawn, reference) for metric in metrics]
+        result.queries[name] = {key: cell for row in rows for key, cell in row.estimates.items()}
+        faults = {key: hits for row in rows for key, hits in row.faults.items()}
         result.examples[name] = _examples(drawn, faults, settings.num_examples)
     result.seconds = time.perf_counter() - start
     return result
+
+
+def _reference(model: Sampler, settings: Settings) -> Reference:
+    """The real samples of the modalities that the queries are about; the shards need not hold the others."""
+    specs = [TimestepSpec.parse(name, model.modalities) for name in settings.queries]
+    used = {name for spec in specs for name in (*spec.solved, *spec.held)}
+    codecs: dict[str, Codec] = {name: modality.codec for name, modality in model.modalities.items() if name in used}
+    test = load_samples(settings.test, codecs)
+    return Reference(load_samples(settings.train, codecs, missing="keep"), test)

@@ -20,6 +20,7 @@ class Batch:
         raws: modality → b raw samples, for modalities that are not stored.
         present: modality → bool ``[b]``; a modality that is not named is present throughout.
         size: samples in the global batch; b if not given.
+        conditions: name → ``[b, ...]``, side inputs that reach the backbone untouched.
         num_present: modality → samples of the global batch that have it; counted in `present` if not given. Where
             samples lack modalities and a global batch is split over processes or micro-batches, both are needed, in
             each of its parts: the loss is normalised over what is present in the global batch.
@@ -32,6 +33,7 @@ class Batch:
     present: dict[str, Tensor] = field(default_factory=dict)
     size: int | None = None
     num_present: dict[str, int] = field(default_factory=dict)
+    conditions: dict[str, Tensor] = field(default_factory=dict)
 
     def share(self, modality: str) -> Tensor | float:
         """How many present samples of the global batch fall to this micro-batch; it need not be a whole number.

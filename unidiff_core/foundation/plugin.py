@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import Any
 
 import pluggy
 
+from unidiff_core.foundation.error import reason, sentence
+from unidiff_core.foundation.registry import PluginError, Registry
+
 PROJECT = "unidiff"
 """Name of the entry-point group, and of the pluggy project."""
+
+_DISABLED = "UNIDIFF_DISABLED_PLUGINS"
 
 API = 1
 """Version of what plugins build on: the hook, the registry, and the classes that they subclass.
@@ -21,18 +27,11 @@ API = 1
 A plugin may state the version that it was written for in its module: ``requires_api = 1``.
 """
 
+_OWN = EntryPoint("unidiff_core", "unidiff_core.builtin", PROJECT)
+"""Core's own classes come the same way as anyone's: no room below needs to know the rooms above."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-
-C = TypeVar("C", bound=type)
-
-
-class UnknownNameError(ValueError):
-    """A name that no loaded plugin registered."""
-
-
-class PluginError(ValueError):
-    """A plugin that does not do what it should; says which, and what to change."""
 
 
 class Specs:
@@ -41,92 +40,6 @@ class Specs:
     @hookspec
     def unidiff_register(self, registry: Registry) -> None:
         """Register classes: ``registry.add(MyCodec)``."""
-
-
-@dataclass(frozen=True)
-class Registration:
-    """One registered class and the distribution it came from."""
-
-    cls: type
-    distribution: str
-
-
-@dataclass
-class Registry:
-    """Registered classes by name. A class's short name is its own name."""
-
-    distribution: str = "unidiff-core"
-    registrations: dict[str, Registration] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    """A sentence for each plugin that did not load, with its distribution's name."""
-
-    def add(self, cls: C) -> C:
-        """Register a class under its name; returns it, so that it serves as a decorator.
-
-        Raises:
-            PluginError: if it is not a concrete class, or the name is taken; names both distributions.
-        """
-        if not inspect.isclass(cls) or inspect.isabstract(cls):
-            raise PluginError(f"{cls!r} is not a concrete class; register the class itself, with every method written")
-        known = self.registrations.get(cls.__name__)
-        if known and known.cls is not cls:
-            raise PluginError(
-                f"{cls.__name__} of {self.distribution} is already registered by {known.distribution}; rename one"
-            )
-        self.registrations[cls.__name__] = Registration(cls, self.distribution)
-        return cls
-
-    def find(self, name: str, kind: type = object) -> Any:
-        """The class registered under `name`.
-
-        Raises:
-            UnknownNameError: if there is none of that kind; lists what is known.
-        """
-        found = self.registrations.get(name)
-        if found is None or not issubclass(found.cls, kind):
-            known = ", ".join(sorted(self.of_kind(kind))) or "none"
-            hints = "".join(f" {failure}" for failure in self.failures)
-            raise UnknownNameError(f"unknown {kind.__name__.lower()} {name!r}; registered: {known}.{hints}")
-        return found.cls
-
-    def make(self, name: str, *args: Any, **fields: Any) -> Any:
-        """An object of the class registered under `name`.
-
-        Raises:
-            UnknownNameError: if there is none.
-            PluginError: if its constructor raises; names class and distribution.
-        """
-        cls = self.find(name)
-        try:
-            return cls(*args, **fields)
-        except Exception as error:  # of a stranger's constructor
-            given = ", ".join(fields) or "its defaults"
-            source = self.registrations[name].distribution
-            raise PluginError(f"{name} of {source} cannot be made from {given}: {reason(error)}") from error
-
-    def of_kind(self, kind: type) -> dict[str, Registration]:
-        """Name → registration, of the subclasses of `kind`."""
-        return {name: row for name, row in self.registrations.items() if issubclass(row.cls, kind)}
-
-    def merge(self, other: Registry) -> None:
-        """Take over the registrations of another registry, all or none."""
-        for name, row in other.registrations.items():
-            known = self.registrations.get(name)
-            if known and known.cls is not row.cls:
-                raise PluginError(
-                    f"{name} of {row.distribution} is already registered by {known.distribution}; rename one"
-                )
-        self.registrations.update(other.registrations)
-
-
-def _register_core(registry: Registry) -> None:
-    from unidiff_core.law import Atoms, Uniform
-    from unidiff_core.process import Gaussian
-    from unidiff_core.schedule import Flow, ScaledLinear
-    from unidiff_core.uvit import UViT
-
-    for cls in (Flow, ScaledLinear, Gaussian, Uniform, Atoms, UViT):
-        registry.add(cls)
 
 
 def _register_plugin(point: EntryPoint, registry: Registry) -> None:
@@ -164,18 +77,6 @@ def _broken_hook(plugin: Any, error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def reason(error: BaseException) -> str:
-    """An exception in a few words: its message, and its type unless it is a ValueError, which is written for users."""
-    kind, text = type(error).__name__, str(error)
-    return text if text and isinstance(error, ValueError) else f"{kind}: {text}" if text else kind
-
-
-def sentence(text: str) -> str:
-    """A text with the one stop that it ends with."""
-    text = text.strip().rstrip(".")
-    return text if text.endswith("?") else f"{text}."
-
-
 def distribution_of(cls: type) -> str:
     """The distribution that registered a class; the module it is from if none did."""
     for row in load_plugins().registrations.values():
@@ -207,12 +108,24 @@ def load_plugins(find: Callable[[], list[EntryPoint]] | None = None) -> Registry
     Args:
         find: gives the entry points; those of the installed distributions by default.
     """
+    if find is None:
+        known = _installed(os.environ.get(_DISABLED, ""), tuple(sys.path))
+        return Registry(registrations=dict(known.registrations), failures=list(known.failures))
+    return _load(find(), os.environ.get(_DISABLED, ""))
+
+
+@cache
+def _installed(disabled: str, path: tuple[str, ...]) -> Registry:
+    """What the installed distributions register; found once, as long as what decides on it stays the same."""
+    return _load(list(entry_points(group=PROJECT)), disabled)
+
+
+def _load(points: list[EntryPoint], disabled: str) -> Registry:
     registry = Registry()
-    _register_core(registry)
-    disabled = {name.strip() for name in os.environ.get("UNIDIFF_DISABLED_PLUGINS", "").split(",")}
-    points = find() if find else list(entry_points(group=PROJECT))
+    _register_plugin(_OWN, registry)
+    skipped = {name.strip() for name in disabled.split(",")}
     for point in sorted(points, key=lambda point: point.name):
-        if point.name in disabled:
+        if point.name in skipped:
             continue
         distribution = point.dist.name if point.dist else point.name
         scratch = Registry(distribution)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
@@ -49,13 +51,15 @@ def _words(seed: int, purpose: str, stream: str, step: int, index: Tensor, num_b
     return torch.stack(torch.broadcast_tensors(*philox(counter, key_of(seed, purpose, stream))))
 
 
-def uniform(seed: int, purpose: str, stream: str, step: int, index: Tensor) -> Tensor:
-    """One number in [0, 1) for each sample of `index` ``[b]``, float64."""
+def uniform(seed: int, purpose: str, stream: str, step: int, index: Int64[Tensor, " b"]) -> Float64[Tensor, " b"]:
+    """One number in [0, 1) for each sample of `index`."""
     return _words(seed, purpose, stream, step, index, 1)[0, :, 0].double() * 2.0**-32
 
 
-def normal(seed: int, purpose: str, stream: str, step: int, index: Tensor, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise ``[b, *shape]`` in float32 for samples `index` ``[b]``, by the Box–Muller transform.
+def normal(
+    seed: int, purpose: str, stream: str, step: int, index: Int64[Tensor, " b"], shape: Sequence[int]
+) -> Float32[Tensor, "b *shape"]:
+    """Standard normal noise for samples `index`, by the Box–Muller transform.
 
     Args:
         seed: of the run.
@@ -73,8 +77,56 @@ def normal(seed: int, purpose: str, stream: str, step: int, index: Tensor, shape
     return values.flatten(1)[:, :count].reshape(len(index), *shape).float()
 
 
-def permutation(seed: int, purpose: str, step: int, size: int, places: Tensor) -> Tensor:
-    """Where a permutation of ``range(size)`` takes `places` ``[b]``: the order of an epoch, say.
+@dataclass(frozen=True)
+class Draws:
+    """Randomness for one purpose, stream and step: nothing is drawn before it is asked for, and nothing twice.
+
+    Asked again for the same kind and shape it gives the same numbers; numbers that are to be independent of those are
+    asked of `named`.
+
+    Attributes:
+        seed: of the run.
+        purpose: what they are for.
+        stream: full name of the stream that they belong to.
+        step: training or sampling step.
+        index: of each sample in the global batch.
+    """
+
+    seed: int
+    purpose: str
+    stream: str
+    step: int
+    index: Int64[Tensor, " b"]
+    _drawn: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def normal(self, shape: Sequence[int]) -> Float32[Tensor, "b *shape"]:
+        """Standard normal numbers, `shape` for each sample."""
+        return self._draw("normal", tuple(shape))
+
+    def uniform(self, shape: Sequence[int]) -> Float64[Tensor, "b *shape"]:
+        """Numbers in [0, 1), `shape` for each sample, independent of the normal ones; 2⁻³² apart."""
+        return self._draw("uniform", tuple(shape))
+
+    def named(self, name: str) -> Draws:
+        """Draws for a part of the purpose, independent of these and of those by other names."""
+        return replace(self, purpose=f"{self.purpose}/{name}", _drawn={})
+
+    def _draw(self, kind: str, shape: tuple[int, ...]) -> Tensor:
+        if (kind, shape) not in self._drawn:
+            draw = normal if kind == "normal" else _uniforms
+            self._drawn[kind, shape] = draw(self.seed, self.purpose, self.stream, self.step, self.index, shape)
+        return self._drawn[kind, shape]
+
+
+def _uniforms(seed: int, purpose: str, stream: str, step: int, index: Tensor, shape: Sequence[int]) -> Tensor:
+    count = math.prod(shape)
+    words = _words(seed, f"{purpose}/uniform", stream, step, index, -(-count // 4))  # (4, b, blocks)
+    values = words.permute(1, 2, 0).flatten(1)[:, :count].double() * 2.0**-32
+    return values.reshape(len(index), *shape)
+
+
+def permutation(seed: int, purpose: str, step: int, size: int, places: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
+    """Where a permutation of ``range(size)`` takes `places`: the order of an epoch, say.
 
     A Feistel network over the bits of `size`, walked until it falls inside (Black and Rogaway, "Ciphers with arbitrary
     finite domains", CT-RSA 2002): any part of it is computed alone, so that a billion samples need no table.

@@ -12,18 +12,19 @@ class Stream:
     """What a codec declares of one tensor of its latent, without the batch dimension.
 
     `shape` is the *native* shape: ``(channels, *grid)`` for a grid of 1 to 3 dimensions, ``(length, channels)`` for a
-    sequence, ``(channels,)`` for a vector. A tensor may come on another grid than the native one (another image
+    sequence, ``(channels,)`` for a vector. A stream of symbols has int64 ids in place of channels: ``grid`` for 1 to 3
+    dimensions. A tensor may come on another grid than the native one (another image
     resolution): its tokens come from its actual grid, and positions are resized to it.
 
-    Use the constructors `grid`, `sequence` and `vector`.
+    Use the constructors `grid`, `sequence`, `vector` and `symbols`.
     """
 
     shape: tuple[int, ...]
-    layout: Literal["grid", "sequence", "vector"]
+    layout: Literal["grid", "sequence", "vector", "symbols"]
     patch: tuple[int, ...] = ()
-    vocabulary: int | None = None
-    """Number of symbols if the stream is discrete, else None."""
     dtype: str = "float32"
+    vocabulary: int | None = None
+    """Number of symbols, of ids 0 to one less, if the stream is of symbols; else None."""
 
     @classmethod
     def grid(cls, *shape: int, patch: int | tuple[int, ...] = 1) -> Stream:
@@ -46,10 +47,23 @@ class Stream:
         """One vector, one token."""
         return cls((channels,), "vector")
 
+    @classmethod
+    def symbols(cls, *shape: int, vocabulary: int) -> Stream:
+        """Ids 0 to `vocabulary` − 1 on a grid of 1 (a sequence of words, say), 2 or 3 dimensions, one token each."""
+        if not 1 <= len(shape) <= 3 or vocabulary < 1:
+            raise ValueError(f"symbols are on a grid of 1 to 3 sizes, of a vocabulary, not {shape} of {vocabulary}")
+        return cls(tuple(shape), "symbols", dtype="int64", vocabulary=vocabulary)
+
     @property
     def channels(self) -> int:
-        """Numbers per grid cell, per step, or in the vector."""
-        return self.shape[0] if self.layout == "grid" else self.shape[-1]
+        """Numbers per grid cell, per step, or in the vector; 1 for symbols."""
+        match self.layout:
+            case "grid":
+                return self.shape[0]
+            case "symbols":
+                return 1
+            case _:
+                return self.shape[-1]
 
     @property
     def token_grid(self) -> tuple[int, ...]:
@@ -65,6 +79,20 @@ class Stream:
                 return (shape[0],)
             case "vector":
                 return (1,)
+            case "symbols":
+                return tuple(shape)
+
+    def shape_on(self, token_grid: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape (without batch) of a tensor of this stream whose tokens lie on this grid."""
+        match self.layout:
+            case "grid":
+                return (self.channels, *(n * side for n, side in zip(token_grid, self.patch, strict=True)))
+            case "sequence":
+                return (math.prod(token_grid), self.channels)
+            case "vector":
+                return self.shape
+            case "symbols":
+                return token_grid
 
     @property
     def token_width(self) -> int:
@@ -78,4 +106,6 @@ class Stream:
 
     def __str__(self) -> str:
         text = "×".join(map(str, self.shape))
+        if self.vocabulary is not None:
+            return f"{text} of {self.vocabulary} symbols"
         return f"{text} /{'×'.join(map(str, self.patch))}" if any(side > 1 for side in self.patch) else text

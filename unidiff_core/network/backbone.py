@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from unidiff_core.predictor import Latents, Times
-from unidiff_core.stream import Stream
+from unidiff_core.foundation.latents import Latents, Times
+from unidiff_core.foundation.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,10 @@ class Port:
 
     seen: Stream
     predicted: Stream
+
+    def predicted_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the prediction (without batch) for a tensor that the network sees in this shape."""
+        return self.predicted.shape_on(self.seen.token_grid_of(shape))
 
 
 Ports = Mapping[str, Mapping[str, Port]]
@@ -33,13 +37,20 @@ class Backbone(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, latents: Latents, times: Times) -> dict[str, Tensor]:
+    def forward(self, latents: Latents, times: Times, **conditions: Tensor) -> dict[str, Tensor]:
         """Predictions ``"<modality>.<stream>" -> [b, ...]`` for the streams of `latents`.
 
         Args:
-            latents: corrupted tensors by full stream name; a modality that is dropped is absent from both arguments.
+            latents: what the network sees, by full stream name; a modality that is dropped is absent from both
+                arguments.
             times: modality → ``[b]`` in 0..T, real-valued.
+            **conditions: those side inputs of `conditions` that were given, ``[b, ...]`` each, as the user gave them.
         """
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the side inputs that `forward` takes; none has to be given."""
+        return ()
 
     @property
     def layers(self) -> Iterable[nn.Module]:

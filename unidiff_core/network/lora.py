@@ -55,6 +55,8 @@ def merged(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
         state: of `module`, whole tensors; the module itself is left alone.
         module: whose adapted layers say how their adapters are scaled.
     """
+    if not any(".lora_" in name for name in state):
+        return dict(state)
     from peft.tuners.lora import LoraLayer
 
     layers: dict[str, Any] = {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}

@@ -7,87 +7,27 @@ al. 2023, "All are Worth Words", and the UniDiffuser paper, section 4.2 (LayerNo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from unidiff_core.backbone import Backbone, Port, Ports
-from unidiff_core.predictor import Latents, Times, modality_of
-from unidiff_core.stream import Stream
+from unidiff_core.foundation.latents import Latents, Times, modality_of, stream_of
+from unidiff_core.foundation.stream import Stream
+from unidiff_core.network.backbone import Backbone, Port, Ports
+from unidiff_core.network.tokens import StreamTokens
 
 
-def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Sinusoids of real-valued times ``[b]``: ``[b, width]``, the cosines first, in float32."""
+def timestep_embedding(t: Float[Tensor, " b"], width: int) -> Float[Tensor, "b width"]:
+    """Sinusoids of real-valued times, the cosines first, in float32."""
     half = width // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def cut(x: Tensor, stream: Stream) -> Tensor:
-    """A stream's tensor ``[b, *shape]`` → tokens ``[b, n, token_width]``, channel first within a patch."""
-    match stream.layout:
-        case "vector":
-            return x[:, None]
-        case "sequence":
-            return x
-        case "grid":
-            names = "uvw"[: len(stream.patch)]
-            sizes = {f"{name}p": side for name, side in zip(names, stream.patch, strict=True)}
-            split = " ".join(f"({name} {name}p)" for name in names)
-            return rearrange(x, f"b c {split} -> b ({' '.join(names)}) (c {' '.join(sizes)})", **sizes)
-
-
-def join(tokens: Tensor, stream: Stream, grid: Sequence[int]) -> Tensor:
-    """Tokens ``[b, n, token_width]`` on a token grid → the tensor ``[b, *shape]``, channel last within a patch."""
-    match stream.layout:
-        case "vector":
-            return tokens[:, 0]
-        case "sequence":
-            return tokens
-        case "grid":
-            names = "uvw"[: len(stream.patch)]
-            sizes = {f"{name}p": side for name, side in zip(names, stream.patch, strict=True)}
-            sizes |= dict(zip(names, grid, strict=True))
-            whole = " ".join(f"({name} {name}p)" for name in names)
-            pattern = f"b ({' '.join(names)}) ({' '.join(f'{name}p' for name in names)} c) -> b c {whole}"
-            return rearrange(tokens, pattern, **sizes)
-
-
-class StreamTokens(nn.Module):
-    """One stream's way into the sequence and out of it: embedding, positions, head.
-
-    The positions are a parameter on the stream's native token grid, whatever the grid of the data: they are resized
-    (bilinear) on the way, so that going to another resolution changes no weight.
-    """
-
-    def __init__(self, port: Port, width: int) -> None:
-        super().__init__()
-        self.port = port
-        self.embed = nn.Linear(port.seen.token_width, width)
-        self.position = nn.Parameter(torch.zeros(port.seen.num_tokens, width))
-        self.head = nn.Linear(width, port.predicted.token_width)
-
-    def tokens(self, x: Tensor) -> Tensor:
-        """``[b, *shape]`` → embedded tokens ``[b, n, width]``."""
-        return self.embed(cut(x, self.port.seen)) + self.resized_position(tuple(x.shape[1:]))
-
-    def prediction(self, tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Tokens ``[b, n, width]`` of a tensor of this shape → prediction for it."""
-        return join(self.head(tokens), self.port.predicted, self.port.seen.token_grid_of(shape))
-
-    def resized_position(self, shape: tuple[int, ...]) -> Tensor:
-        """The positions ``[n, width]`` for a tensor of this shape."""
-        native, grid = self.port.seen.token_grid, self.port.seen.token_grid_of(shape)
-        if grid == native:
-            return self.position
-        plane = self.position.T.reshape(1, -1, *native)  # (1, width, *native)
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(native)]
-        return F.interpolate(plane, size=grid, mode=mode, align_corners=False).flatten(2)[0].T
 
 
 class Block(nn.Module):
@@ -105,14 +45,16 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(mlp_width, width)
         self.norm3 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """``[b, n, width]`` → the same."""
+    def forward(
+        self, x: Float[Tensor, "b n width"], skip: Float[Tensor, "b n width"] | None = None
+    ) -> Float[Tensor, "b n width"]:
+        """Tokens → tokens."""
         if self.skip_linear is not None and self.norm1 is not None and skip is not None:
             x = self.norm1(self.skip_linear(torch.cat([x, skip], dim=-1)))
         x = self.norm2(x + self.attention(x))
         return self.norm3(x + self.fc2(F.gelu(self.fc1(x))))
 
-    def attention(self, x: Tensor) -> Tensor:
+    def attention(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b n width"]:
         """Self-attention over all tokens."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
@@ -194,13 +136,20 @@ class UViT(Backbone):
         """The way in and out of a stream, by its full name."""
         return self.streams[key.replace(".", ":", 1)]  # type: ignore[return-value]
 
-    def forward(self, latents: Latents, times: Times, data_type: Tensor | None = None) -> dict[str, Tensor]:
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The data type, if there are several."""
+        return ("data_type",) if self.data_types else ()
+
+    def forward(  # type: ignore[override]
+        self, latents: Latents, times: Times, data_type: Int64[Tensor, " b"] | None = None
+    ) -> dict[str, Tensor]:
         """Predictions of all streams in `latents`.
 
         Args:
             latents: ``"<modality>.<stream>" -> [b, *shape]``.
             times: modality → ``[b]`` in 0..T.
-            data_type: ``[b]`` int64; the last type (curated) if not given.
+            data_type: the last type (curated) if not given.
         """
         keys = [key for key in self.stream_keys() if key in latents]
         pieces = [self.stem(times, data_type), *(self.tokens_of(key).tokens(latents[key]) for key in keys)]
@@ -237,8 +186,8 @@ class UViT(Backbone):
         """Full names of all streams, in token order."""
         return [name.replace(":", ".", 1) for name in self.streams]
 
-    def stem(self, times: Times, data_type: Tensor | None) -> Tensor:
-        """The tokens before the streams': times, then the data type. ``[b, n, width]``."""
+    def stem(self, times: Times, data_type: Int64[Tensor, " b"] | None) -> Float[Tensor, "b n width"]:
+        """The tokens before the streams': times, then the data type."""
         dtype = self.norm.weight.dtype
         rows = [
             timestep_embedding(times[name], self.width).to(dtype)[:, None] + self.time_position[f"{name}:time"]
@@ -248,7 +197,7 @@ class UViT(Backbone):
         if self.data_types:
             some = next(iter(times.values()))
             kind = torch.full_like(some, self.data_types - 1, dtype=torch.int64) if data_type is None else data_type
-            rows.append(self.data_type(kind)[:, None] + self.data_type_position)
+            rows.append(self.data_type(kind.long())[:, None] + self.data_type_position)
         return torch.cat(rows, dim=1)
 
 
@@ -256,5 +205,5 @@ def ports_of(streams: Mapping[str, Stream]) -> dict[str, dict[str, Port]]:
     """Ports of streams by full name, seen and predicted as they are."""
     ports: dict[str, dict[str, Port]] = {}
     for key, stream in streams.items():
-        ports.setdefault(modality_of(key), {})[key.partition(".")[2]] = Port(stream, stream)
+        ports.setdefault(modality_of(key), {})[stream_of(key)] = Port(stream, stream)
     return ports

@@ -1,38 +1,138 @@
-"""Forward processes: how a stream is corrupted, what the network is asked for, and how a reverse step is made."""
+"""The forward process: how a stream is corrupted, what the network is asked for, and how a reverse step is made.
+
+A process is one folder: `gaussian` is the first. Whoever writes another subclasses `ForwardProcess`, and `Solver` if
+its reverse step is a choice; nothing elsewhere lists them.
+"""
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
+import yaml
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from unidiff_core.schedule import Flow, NoiseSchedule, T
-from unidiff_core.solver import Past, Solver
-from unidiff_core.stream import Stream
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.randomness import Draws
+from unidiff_core.foundation.registry import UnknownNameError
+from unidiff_core.foundation.stream import Stream
 
-Prediction = Literal["noise", "velocity", "clean", "flow"]
+S = TypeVar("S", bound="Solver")
+
+METHODS = ("corrupt", "view", "loss", "clean", "mix", "start", "step", "correct")
+"""What uses a process's parameters; FSDP2 gathers them around each."""
+
+_CALL = re.compile(r"(\w+)\((.*)\)")
+
+
+class MixError(ValueError):
+    """Clean estimates that no weighted sum exists of; says why."""
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """What the network sees and what it is asked for, both ``[b, ...]``."""
+    """What a state is corrupted to, and what the network is asked for. A process may add to it what its loss needs."""
 
-    corrupted: Tensor
-    target: Tensor
+    corrupted: Shaped[Tensor, "b *shape"]
+    target: Shaped[Tensor, "b *target"]
+
+
+class Past(NamedTuple):
+    """An earlier clean estimate, and the time it was made at."""
+
+    t: float
+    clean: Tensor
+
+
+@dataclass
+class History:
+    """What a modality's stream went through since the last knot of the path.
+
+    Attributes:
+        times: the grid of this stretch in steps, first to last; `Past` and present times are among them.
+        past: earlier clean estimates, oldest first, without the present: as many as the solver asks for.
+        memory: for a solver's own use.
+    """
+
+    times: Sequence[float]
+    past: list[Past] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A reverse step, but for the state itself.
+
+    Attributes:
+        t: time of the state, in steps 0..T.
+        t_next: time that it is moved to; above `t` where a path goes up.
+        draws: of this step and stream; nothing is drawn that nobody asks for.
+        history: since the last knot.
+    """
+
+    t: float
+    t_next: float
+    draws: Draws
+    history: History
+
+
+class Solver(ABC):
+    """One of several reverse steps of a process, by name. It keeps nothing between steps but in `Step.history`.
+
+    Attributes:
+        num_past: earlier clean estimates that it uses.
+        corrects: whether it asks for a second evaluation a step, at the next time.
+    """
+
+    registered_name: ClassVar[str]
+    """What it is called in a spec of options: ``ddim``."""
+    num_past: int = 0
+    corrects: bool = False
+
+    @property
+    def num_evaluations(self) -> int:
+        """Network evaluations a step, before guidance."""
+        return 2 if self.corrects else 1
 
 
 class ForwardProcess(nn.Module, ABC):
     """The seam between a modality's data and the clock. It may own parameters; it does not own the backbone.
 
-    Times are ``[b]`` in training, and ``[b]`` of one repeated value in sampling.
+    Times are ``[b]`` in training, and ``[b]`` of one repeated value in sampling, in steps 0..T. Its state need not have
+    the dtype of numbers: integer states (symbols) are carried through as they are.
     """
 
     estimate: ClassVar[Literal["mean", "median", "logits"]]
     """What kind of clean estimate the trained network gives."""
+    solvers: ClassVar[type[Solver] | None] = None
+    """The kind of solver that `step` takes; None if there is one way to step."""
+    default_solver: ClassVar[str] = ""
+    """Name of the solver where none is named."""
+
+    # --- what the network sees and returns ---
+
+    def seen(self, stream: Stream) -> Stream:
+        """What the network sees of a stream.
+
+        Raises:
+            ValueError: if the process does not go with such a stream; says why.
+        """
+        return stream
+
+    def predicted(self, stream: Stream) -> Stream:
+        """What the network must return for a stream."""
+        return stream
+
+    def view(self, x: Shaped[Tensor, "b *shape"], t: Float[Tensor, " b"]) -> Shaped[Tensor, "b *seen"]:
+        """What the network is shown of a state: the state, unless the process says otherwise."""
+        return x
+
+    # --- training ---
 
     @property
     @abstractmethod
@@ -40,135 +140,121 @@ class ForwardProcess(nn.Module, ABC):
         """Whether no information is left at T: then "ignored" is exactly a marginal, else approximately one."""
 
     @abstractmethod
-    def corrupt(self, clean: Tensor, t: Tensor, noise: Tensor) -> Corruption:
-        """Forward: clean ``[b, ...]`` at times t ``[b]``. At t = 0 `corrupted` is `clean`, bit for bit."""
+    def corrupt(self, clean: Shaped[Tensor, "b *shape"], t: Float[Tensor, " b"], draws: Draws) -> Corruption:
+        """Forward: a clean value at times t. At t = 0 `corrupted` is `clean`, bit for bit."""
 
     @abstractmethod
-    def start(self, noise: Tensor) -> Tensor:
-        """The state at T, from standard normal noise."""
+    def loss(
+        self, prediction: Float[Tensor, "b *predicted"], corruption: Corruption, t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *elements"]:
+        """The loss of each element, unreduced; weights by time or position are in it.
+
+        The sum over what is present in the global batch is divided by the number of its elements.
+
+        Args:
+            prediction: in float32 or double.
+            corruption: what `corrupt` gave.
+            t: the times that it was given.
+        """
+
+    # --- sampling ---
 
     @abstractmethod
-    def error(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The loss of each element, unreduced."""
+    def start(self, shape: Sequence[int], draws: Draws) -> Shaped[Tensor, "b *shape"]:
+        """The state at T of streams of this shape, which is without the batch."""
 
     @abstractmethod
-    def clean(self, corrupted: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
-        """The clean estimate that a prediction implies."""
+    def clean(
+        self, corrupted: Shaped[Tensor, "b *shape"], prediction: Float[Tensor, "b *predicted"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *estimate"]:
+        """The clean estimate that a prediction implies; of the kind that `estimate` names."""
 
     @abstractmethod
     def step(
-        self, x: Tensor, clean: Tensor, t: float, t_next: float, noise: Tensor, history: Sequence[Past], solver: Solver
-    ) -> Tensor:
-        """One reverse step from t to t_next, given the clean estimate at t and those of earlier steps."""
+        self, x: Shaped[Tensor, "b *shape"], clean: Float[Tensor, "b *estimate"], step: Step, solver: Any
+    ) -> Shaped[Tensor, "b *shape"]:
+        """One reverse step, given the clean estimate at the present time.
+
+        Args:
+            x: the state.
+            clean: its clean estimate.
+            step: from when to when, with what randomness, after what.
+            solver: one of `solvers`; None if the process has none.
+        """
 
     def correct(
-        self, x: Tensor, x_next: Tensor, clean: Tensor, clean_next: Tensor, t: float, t_next: float, solver: Solver
-    ) -> Tensor:
-        """A better x_next from the clean estimate made there, for a solver of two evaluations a step."""
+        self,
+        x: Shaped[Tensor, "b *shape"],
+        x_next: Shaped[Tensor, "b *shape"],
+        clean: Float[Tensor, "b *estimate"],
+        clean_next: Float[Tensor, "b *estimate"],
+        step: Step,
+        solver: Any,
+    ) -> Shaped[Tensor, "b *shape"]:
+        """A better `x_next` from the clean estimate made there, for a solver that `corrects`."""
         return x_next
 
-    def seen(self, stream: Stream) -> Stream:
-        """What the network sees of a stream."""
-        return stream
+    def mix(
+        self, estimates: Sequence[Float[Tensor, "b *estimate"]], weights: Sequence[float]
+    ) -> Float[Tensor, "b *estimate"]:
+        """A weighted sum of clean estimates, for guidance; the weights sum to 1.
 
-    def predicted(self, stream: Stream) -> Stream:
-        """What the network must return for a stream."""
-        return stream
+        Means add. Logits add in log space: the product of the distributions to these powers, up to its normalisation.
 
+        Raises:
+            MixError: see `check_mixes`.
+        """
+        self.check_mixes()
+        return torch.stack([weight * row for weight, row in zip(weights, estimates, strict=True)]).sum(0)
 
-def _over(t: Tensor, x: Tensor) -> Tensor:
-    """Times ``[b]`` with trailing dimensions of 1, to multiply `x` ``[b, ...]``."""
-    return t.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    def check_mixes(self) -> None:
+        """Whether estimates can be mixed.
 
-
-class Gaussian(ForwardProcess):
-    """``x_t = alpha·x_0 + sigma·ε``, predicting one of
-
-    * ``noise``: ε;
-    * ``velocity``: alpha·ε − sigma·x_0 (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512);
-    * ``clean``: x_0;
-    * ``flow``: ε − x_0, the velocity of the straight line (Lipman et al. 2022, https://arxiv.org/abs/2210.02747).
-
-    Predicting noise under a schedule that forgets all at T says nothing about x_0 there: the pair is refused.
-    """
-
-    estimate = "mean"
-
-    def __init__(self, schedule: NoiseSchedule | None = None, prediction: Prediction = "flow") -> None:
-        super().__init__()
-        self.schedule = schedule or Flow()
-        self.prediction = prediction
-        if prediction not in get_args(Prediction):
-            raise ValueError(f"unknown prediction {prediction!r}; known: {', '.join(get_args(Prediction))}")
-        if prediction == "noise" and self.schedule.forgets:
-            raise ValueError(
-                f"noise prediction cannot give a clean estimate at T under {type(self.schedule).__name__}, where "
-                "nothing of the data is left; predict flow, velocity or clean"
+        Raises:
+            MixError: if they are medians, of which a weighted sum estimates nothing.
+        """
+        if self.estimate == "median":
+            raise MixError(
+                f"{type(self).__name__} estimates medians, and a weighted sum of medians estimates nothing: leave "
+                "guidance off for it, or train it with a squared error"
             )
 
-    @property
-    def forgets(self) -> bool:
-        """As the schedule."""
-        return self.schedule.forgets
+    def find_solver(self, name: str | Solver | None) -> Solver | None:
+        """The solver that `step` is to use.
 
-    def _coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        # In float64 if that is what t is: the schedule is exact, and only the result is rounded to the data's type.
-        return _over(self.schedule.alpha(t), x), _over(self.schedule.sigma(t), x)
-
-    def corrupt(self, clean: Tensor, t: Tensor, noise: Tensor) -> Corruption:
-        """The paper's Eq. 1 and the target of the chosen prediction."""
-        alpha, sigma = self._coefficients(t, clean)
-        match self.prediction:
-            case "noise":
-                target = noise
-            case "velocity":
-                target = alpha * noise - sigma * clean
-            case "clean":
-                target = clean
-            case "flow":
-                target = noise - clean
-        return Corruption(alpha * clean + sigma * noise, target)
-
-    def start(self, noise: Tensor) -> Tensor:
-        """Pure noise, as the released sampler starts, also under a schedule that would leave a little data."""
-        return noise
-
-    def error(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Squared error."""
-        return (prediction - target).square()
-
-    def clean(self, corrupted: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
-        """E[x_0 | x_t], by solving the prediction's definition for x_0."""
-        alpha, sigma = self._coefficients(t, corrupted)
-        match self.prediction:
-            case "noise":
-                return (corrupted - sigma * prediction) / alpha
-            case "velocity":
-                return (alpha * corrupted - sigma * prediction) / (alpha.square() + sigma.square())
-            case "clean":
-                return prediction
-            case "flow":
-                return (corrupted - sigma * prediction) / (alpha + sigma)
-
-    def step(
-        self, x: Tensor, clean: Tensor, t: float, t_next: float, noise: Tensor, history: Sequence[Past], solver: Solver
-    ) -> Tensor:
-        """By the chosen solver."""
-        assert 0 <= t <= T and 0 <= t_next <= T
-        return solver.step(self.schedule, x, clean, t, t_next, noise, history)
-
-    def correct(
-        self, x: Tensor, x_next: Tensor, clean: Tensor, clean_next: Tensor, t: float, t_next: float, solver: Solver
-    ) -> Tensor:
-        """By the chosen solver."""
-        assert solver.correct is not None
-        return solver.correct(self.schedule, x, clean, clean_next, t, t_next)
-
-    def extra_repr(self) -> str:
-        """For printing the module."""
-        return f"{type(self.schedule).__name__}, predicts {self.prediction}"
+        Raises:
+            UnknownNameError: if it is none of this process's; lists those.
+        """
+        if self.solvers is None:
+            if name is None:
+                return None
+            raise UnknownNameError(f"{type(self).__name__} has one way to step and takes no solver, such as {name!r}")
+        return find_solver(self.default_solver if name is None else name, self.solvers)
 
 
-def time_tensor(t: float, num: int, device: torch.device | str = "cpu") -> Tensor:
-    """One time for a whole batch, ``[num]`` float64."""
-    return torch.full((num,), t, dtype=torch.float64, device=device)
+def find_solver(name: str | Solver, kind: type[S]) -> S:
+    """A solver by its registered name, with its arguments in brackets if it takes any, or itself.
+
+    ``ddim`` and ``DiffusersSolver(UniPCMultistepScheduler)`` are names.
+
+    Raises:
+        UnknownNameError: if no solver of that kind has the name; lists those that are.
+        ValueError: if it cannot be made of those arguments.
+    """
+    if isinstance(name, kind):
+        return name
+    if isinstance(name, Solver):
+        raise UnknownNameError(f"{type(name).__name__} is no {kind.__name__}; registered: {_known(kind)}")
+    call = _CALL.fullmatch(name.strip())
+    cls, arguments = (call[1], yaml.safe_load(f"[{call[2]}]")) if call else (name, [])
+    try:
+        registry = load_plugins()
+        registry.find(cls, kind)
+    except UnknownNameError:
+        raise UnknownNameError(f"unknown solver {name!r}; known: {_known(kind)}") from None
+    solver: S = registry.make(cls, *arguments)
+    return solver
+
+
+def _known(kind: type[Solver]) -> str:
+    return ", ".join(sorted(load_plugins().of_kind(kind)))

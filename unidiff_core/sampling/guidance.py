@@ -6,15 +6,17 @@ network without a condition is the same network with that condition at T (the pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from unidiff_core.predictor import Latents, Predictor, Times, dropped, modality_of
-from unidiff_core.schedule import T
-from unidiff_core.spec import SpecError, TimestepSpec
+from unidiff_core.foundation.latents import Latents, Times, dropped, modality_of
+from unidiff_core.foundation.time import T
+from unidiff_core.process.process import ForwardProcess
+from unidiff_core.sampling.predictor import Predictor
+from unidiff_core.sampling.spec import SpecError, TimestepSpec
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,18 @@ class Guidance:
 
         * a number s and C not empty: (1+s)·D(G | C) − s·D(G | every c at T);
         * a number per given: D(G | C) + Σ_c s_c·[D(G | C) − D(G | C without c)];
-        * a number and C empty: for each m of G, (1+s)·D_m(G) − s·D_m(m alone, every other at T).
+        * a number and C empty: for each m of G, (1+s)·D_m(G) − s·D_m(m alone, every other at T);
+        * a number per target: the same with a scale for each, 0 for those that have none.
 
         Raises:
-            SpecError: if a scale is given to a modality that the spec does not hold.
+            SpecError: if a scale is given to a modality that the spec neither holds nor solves, or to both kinds.
         """
-        if isinstance(scale, Mapping):
+        if isinstance(scale, Mapping) and not set(scale) & set(spec.solved):
             terms = _per_given(spec, scale)
-        elif spec.held:
-            terms = {name: _contrast(scale, frozenset(spec.held)) for name in spec.solved}
         else:
-            terms = {name: _contrast(scale, frozenset(spec.solved) - {name}) for name in spec.solved}
+            scales = _per_target(spec, scale)
+            others = {name: frozenset(spec.held or spec.solved) - {name} for name in spec.solved}
+            terms = {name: _contrast(scales[name], others[name]) for name in spec.solved}
         return cls({name: _merged(row) for name, row in terms.items()}, interval)
 
     @property
@@ -71,8 +74,21 @@ class Guidance:
         """Distinct evaluations of the predictor a step, inside the interval."""
         return len({term.silenced for terms in self.terms.values() for term in terms})
 
-    def wrap(self, predictor: Predictor, noise: Latents | None) -> Predictor:
-        """A guided predictor; `noise` is what a silenced modality becomes. With None it is dropped."""
+    def wrap(
+        self, predictor: Predictor, processes: Mapping[str, ForwardProcess], start: Callable[[str], Tensor] | None
+    ) -> Predictor:
+        """A guided predictor.
+
+        Args:
+            predictor: to be guided.
+            processes: modality → process, which knows how its estimates are mixed.
+            start: full stream name → its state at T, which a silenced modality is put to. With None it is dropped.
+
+        Raises:
+            MixError: if no weighted sum exists of the estimates of a guided modality.
+        """
+        for name in [name for name, terms in self.terms.items() if len(terms) > 1]:
+            processes[name].check_mixes()
 
         def guided(latents: Latents, times: Times) -> dict[str, Tensor]:
             plain = predictor(latents, times)
@@ -80,9 +96,14 @@ class Guidance:
                 return plain
             estimates = {frozenset[str](): plain}
             for silenced in {term.silenced for terms in self.terms.values() for term in terms} - set(estimates):
-                changed = silence(latents, times, silenced, noise) if noise else dropped(latents, times, silenced)
+                changed = silence(latents, times, silenced, start) if start else dropped(latents, times, silenced)
                 estimates[silenced] = predictor(*changed)
-            return plain | {key: self._sum(key, estimates) for key in plain if modality_of(key) in self.terms}
+            mixed = {
+                key: self._mix(key, estimates, processes[modality_of(key)])
+                for key in plain
+                if modality_of(key) in self.terms
+            }
+            return plain | mixed
 
         return guided
 
@@ -90,20 +111,38 @@ class Guidance:
         latest = max(times[name].max().item() for name in self.terms) / T
         return self.interval[0] <= latest <= self.interval[1]
 
-    def _sum(self, key: str, estimates: Mapping[frozenset[str], Mapping[str, Tensor]]) -> Tensor:
+    def _mix(
+        self, key: str, estimates: Mapping[frozenset[str], Mapping[str, Tensor]], process: ForwardProcess
+    ) -> Tensor:
         terms = self.terms[modality_of(key)]
-        return torch.stack([term.weight * estimates[term.silenced][key] for term in terms]).sum(0)
+        if len(terms) == 1:
+            return estimates[terms[0].silenced][key]
+        return process.mix([estimates[term.silenced][key] for term in terms], [term.weight for term in terms])
 
 
-def silence(latents: Latents, times: Times, names: frozenset[str], noise: Latents) -> tuple[Latents, Times]:
-    """Put some modalities to T: their latents become `noise`."""
-    latents = {key: noise[key] if modality_of(key) in names else value for key, value in latents.items()}
+def silence(
+    latents: Latents, times: Times, names: frozenset[str], start: Callable[[str], Tensor]
+) -> tuple[Latents, Times]:
+    """Put some modalities to T: their latents become their processes' start."""
+    latents = {key: start(key) if modality_of(key) in names else value for key, value in latents.items()}
     times = {name: torch.full_like(t, T) if name in names else t for name, t in times.items()}
     return latents, times
 
 
 def _contrast(scale: float, silenced: frozenset[str]) -> tuple[Term, ...]:
     return Term(1 + scale), Term(-scale, silenced)
+
+
+def _per_target(spec: TimestepSpec, scale: float | Mapping[str, float]) -> dict[str, float]:
+    if not isinstance(scale, Mapping):
+        return dict.fromkeys(spec.solved, scale)
+    for name in scale:
+        if name not in spec.solved:
+            raise SpecError(
+                f"guidance is set for {name!r} and for what {spec} solves; give scales either to what it solves, "
+                f"{', '.join(spec.solved)}, or to what it holds, {', '.join(spec.held) or 'nothing'}"
+            )
+    return {name: scale.get(name, 0.0) for name in spec.solved}
 
 
 def _per_given(spec: TimestepSpec, scales: Mapping[str, float]) -> dict[str, tuple[Term, ...]]:

@@ -1,25 +1,45 @@
-"""Sampling: a plain function over any predictor. It owns the grid and every evaluation."""
+"""The sampling loop: a plain function over any predictor. It owns the grid and every evaluation."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unidiff_core import randomness
-from unidiff_core.guidance import Guidance
-from unidiff_core.predictor import Latents, Predictor, modality_of, without
-from unidiff_core.process import ForwardProcess, time_tensor
-from unidiff_core.schedule import T
-from unidiff_core.solver import Past, Solver, find_solver
-from unidiff_core.spec import TimestepSpec
+from unidiff_core.foundation.latents import Latents, cast, modality_of
+from unidiff_core.foundation.randomness import Draws
+from unidiff_core.foundation.time import T, time_tensor
+from unidiff_core.process.process import ForwardProcess, History, Past, Solver, Step
+from unidiff_core.sampling.options import SamplingOptions
+from unidiff_core.sampling.predictor import Predictor, without
+from unidiff_core.sampling.spec import TimestepSpec
 
-Constrain = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
-"""(latents, times) → latents, after each step: replaces part of the state. Inpainting lives here."""
+
+@dataclass(frozen=True)
+class StepReport:
+    """What has just happened: for previews, films, and stopping early.
+
+    Attributes:
+        step: steps done.
+        steps: steps in all.
+        times: modality → time now, as a fraction of T.
+        clean: clean estimates ``"<modality>.<stream>" -> [b, ...]`` that the step was made with, of all streams.
+        latents: the state now.
+    """
+
+    step: int
+    steps: int
+    times: Mapping[str, float]
+    clean: Latents
+    latents: Latents
+
+
+OnStep = Callable[[StepReport], bool | None]
+"""Called after each step; True ends the sampling there, with the state as it is."""
 
 
 @dataclass
@@ -28,84 +48,101 @@ class _Sampler:
 
     predictor: Predictor
     processes: Mapping[str, ForwardProcess]
+    shapes: Mapping[str, tuple[int, ...]]
     spec: TimestepSpec
-    solver: Solver
+    solvers: Mapping[str, Solver | None]
     supplied: Latents
-    draw: Callable[[str, int], dict[str, Tensor]]
-    noise: dict[str, Tensor]
+    draws: Callable[[str, str, int], Draws]
+    """(purpose, full stream name, step) → randomness."""
     redraws_noise: bool
+    dtype: torch.dtype
+    _starts: dict[str, Tensor] = field(default_factory=dict)
+
+    def process(self, key: str) -> ForwardProcess:
+        """Of a stream, by its full name."""
+        return self.processes[modality_of(key)]
+
+    def noise(self, key: str) -> Draws:
+        """The one draw that a start and a held value keep."""
+        return self.draws("noise", key, 0)
+
+    def start_of(self, key: str) -> Tensor:
+        """The state of a stream at T; always the same one."""
+        if key not in self._starts:
+            self._starts[key] = cast(self.process(key).start(self.shapes[key], self.noise(key)), self.dtype)
+        return self._starts[key]
 
     def start(self) -> dict[str, Tensor]:
-        """The state at progress 0: supplied values noised to where their paths start, noise for the rest."""
-        latents = {}
-        for key, noise in self.noise.items():
-            process = self.processes[modality_of(key)]
-            latents[key] = self._noised(key, 0.0) if key in self.supplied else process.start(noise)
-        return latents
+        """The state at progress 0: supplied values noised to where their paths start, the state at T for the rest."""
+        return {key: self._noised(key, 0.0) if key in self.supplied else self.start_of(key) for key in self.shapes}
 
     def _noised(self, key: str, progress: float) -> Tensor:
-        name = modality_of(key)
         value = self.supplied[key]
-        t = time_tensor(T * self.spec.paths[name](progress), len(value), value.device)
-        return value if not t.any() else self.processes[name].corrupt(value, t, self.noise[key]).corrupted
+        t = time_tensor(T * self.spec.paths[modality_of(key)](progress), len(value), value.device)
+        return value if not t.any() else self.process(key).corrupt(value, t, self.noise(key)).corrupted
 
     def hold(self, latents: dict[str, Tensor], progress: float, step: int) -> dict[str, Tensor]:
         """The state with every held modality at its present time, and ignored ones redrawn if that is asked for."""
         held = {key: self._noised(key, progress) for key in latents if modality_of(key) in self.spec.held}
         if self.redraws_noise:
-            fresh = self.draw("ignored", step)
-            held |= {key: fresh[key] for key in latents if modality_of(key) in self.spec.ignored}
+            held |= {
+                key: cast(self.process(key).start(self.shapes[key], self.draws("ignored", key, step)), self.dtype)
+                for key in latents
+                if modality_of(key) in self.spec.ignored
+            }
         return latents | held
 
     def times(self, latents: Latents, progress: float) -> dict[str, Tensor]:
-        """Times ``[b]`` of each modality, in 0..T."""
+        """Times ``[b]`` of each modality, in steps 0..T."""
         some = next(iter(latents.values()))
         return {name: time_tensor(T * t, len(some), some.device) for name, t in self.spec.times(progress).items()}
 
+    def histories(self, segment: Sequence[float]) -> dict[str, History]:
+        """A fresh history for each solved stream, over a stretch between knots."""
+        solved = [key for key in self.shapes if modality_of(key) in self.spec.solved]
+        return {key: History([T * self.spec.paths[modality_of(key)](p) for p in segment]) for key in solved}
+
     def advance(
-        self, latents: dict[str, Tensor], ends: tuple[float, float], step: int, past: _History
-    ) -> dict[str, Tensor]:
-        """Move every solved modality from one progress to the next; the rest is held."""
+        self, latents: dict[str, Tensor], ends: tuple[float, float], step: int, histories: Mapping[str, History]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Move every solved modality from one progress to the next, and hold the rest: the state, clean estimates."""
         now, then = (self.spec.times(progress) for progress in ends)
         clean = self.predictor(latents, self.times(latents, ends[0]))
-        moving = [key for key in latents if (name := modality_of(key)) in self.spec.solved and now[name] != then[name]]
-        fresh = self.draw("solver", step) if self.solver.is_random else self.noise
+        moves = {
+            key: Step(T * now[name], T * then[name], self.draws("solver", key, step), histories[key])
+            for key in latents
+            if (name := modality_of(key)) in self.spec.solved and now[name] != then[name]
+        }
         moved = dict(latents)
-        for key in moving:
-            name = modality_of(key)
-            pair = T * now[name], T * then[name]
-            moved[key] = self.processes[name].step(
-                latents[key], clean[key], *pair, fresh[key], past.get(key, []), self.solver
-            )
+        for key, move in moves.items():
+            solver = self.solvers[modality_of(key)]
+            moved[key] = self.process(key).step(latents[key], clean[key], move, solver)
         moved = self.hold(moved, ends[1], step)
-        if self.solver.correct is not None:
-            moved |= self._corrected(latents, moved, clean, moving, ends)
-        for key in moving:
-            past[key] = [*past.get(key, []), Past(T * now[modality_of(key)], clean[key])][
-                -max(1, self.solver.history) :
-            ]
-        return moved
+        moved |= self._corrected(latents, moved, clean, moves, ends[1])
+        for key, move in moves.items():
+            self._remember(move, clean[key], self.solvers[modality_of(key)])
+        return moved, clean
 
     def _corrected(
-        self,
-        latents: Latents,
-        moved: Latents,
-        clean: Latents,
-        moving: Sequence[str],
-        ends: tuple[float, float],
+        self, latents: Latents, moved: Latents, clean: Latents, moves: Mapping[str, Step], end: float
     ) -> dict[str, Tensor]:
-        now, then = (self.spec.times(progress) for progress in ends)
-        clean_next = self.predictor(moved, self.times(moved, ends[1]))
+        """The streams whose solver asks for a second evaluation, where the step ends."""
+        wanted = [key for key in moves if (solver := self.solvers[modality_of(key)]) is not None and solver.corrects]
+        if not wanted:
+            return {}
+        clean_next = self.predictor(moved, self.times(moved, end))
         return {
-            key: self.processes[name].correct(
-                latents[key], moved[key], clean[key], clean_next[key], T * now[name], T * then[name], self.solver
+            key: self.process(key).correct(
+                latents[key], moved[key], clean[key], clean_next[key], moves[key], self.solvers[modality_of(key)]
             )
-            for key in moving
-            if (name := modality_of(key))
+            for key in wanted
         }
 
-
-_History = dict[str, list[Past]]
+    @staticmethod
+    def _remember(move: Step, clean: Tensor, solver: Solver | None) -> None:
+        num_past = solver.num_past if solver else 0
+        past = [*move.history.past, Past(move.t, clean)]
+        move.history.past = past[len(past) - num_past :]
 
 
 def time_grid(spec: TimestepSpec, steps: int) -> list[list[float]]:
@@ -137,19 +174,14 @@ def sample(
     shapes: Mapping[str, tuple[int, ...]],
     num: int,
     supplied: Latents | None = None,
-    steps: int = 50,
-    solver: str | Solver = "dpmpp_2m",
-    guidance: float | Mapping[str, float] | Guidance = 0.0,
-    seed: int = 0,
+    options: SamplingOptions | None = None,
     first_index: int = 0,
-    redraws_noise: bool = False,
-    drop_ignored: bool = False,
-    constrain: Constrain | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
+    **changes: Any,
 ) -> dict[str, Tensor]:
-    """Sample latents by a timestep spec.
+    """Sample latents by a timestep spec, all `num` of them at once.
 
     Args:
         predictor: (latents, times) → clean estimates.
@@ -158,66 +190,70 @@ def sample(
         shapes: full stream name → shape of one sample.
         num: samples b.
         supplied: clean latents ``[b, ...]`` of what the spec holds, or starts below pure noise.
-        steps: solver steps over the whole path. Heun makes two evaluations a step, the others one.
-        solver: name or `Solver`.
-        guidance: a scale s (0 is off), a scale per held modality, or a `Guidance`.
-        seed: sample i is a function of (seed, first_index + i) alone.
+        options: how to sample. Its batch size and conditions are the caller's business.
         first_index: index of the first sample, when a large run is drawn in batches.
-        redraws_noise: whether ignored modalities get fresh noise at each step, as the released code does, instead of
-            one fixed draw.
-        drop_ignored: whether ignored modalities, and those that guidance silences, are left out of the network's input
-            in place of being noise at T. Cheaper; the same only for a network that was trained so (`UniDiffuser`).
-        constrain: replaces part of the state after each step.
-        dtype: of the state.
+        dtype: of the state, where it is of numbers.
         device: of the state.
-        on_step: called with (steps done, steps in all).
+        on_step: told of each step.
+        **changes: options by name, in place of those of `options`: ``steps=20, guidance=2.0``.
 
     Returns:
         Latents of all streams at the end of the path. A modality that is held at 0 comes back bit for bit.
 
     Raises:
         SpecError: if the spec is wrong, or lacks a supplied value, or is given one it does not use.
+        UnknownNameError: if a solver is not known.
     """
+    options = replace(options or SamplingOptions(), **changes)
     spec = TimestepSpec.parse(spec, processes)
-    supplied = {key: value.to(device, dtype) for key, value in (supplied or {}).items()}
+    supplied = {key: cast(value, dtype).to(device) for key, value in (supplied or {}).items()}
     spec.check_supplied({modality_of(key) for key in supplied})
     index = torch.arange(first_index, first_index + num, device=device)
+    drawn: dict[str, Draws] = {}
 
-    def draw(purpose: str, step: int) -> dict[str, Tensor]:
-        return {
-            key: randomness.normal(seed, f"sample {purpose}", key, step, index, shape).to(dtype)
-            for key, shape in shapes.items()
-        }
+    def draws(purpose: str, key: str, step: int) -> Draws:
+        if purpose != "noise":
+            return Draws(options.seed, f"sample {purpose}", key, step, index)
+        return drawn.setdefault(key, Draws(options.seed, "sample noise", key, step, index))  # kept: asked for again
 
-    noise = draw("noise", 0)
-    guidance = guidance if isinstance(guidance, Guidance) else Guidance.of(spec, guidance)
-    if drop_ignored:
-        predictor = without(predictor, spec.ignored)
-    guided = guidance.wrap(predictor, None if drop_ignored else noise)
-    sampler = _Sampler(guided, processes, spec, find_solver(solver), supplied, draw, noise, redraws_noise)
+    sampler = _Sampler(
+        predictor=without(predictor, spec.ignored) if options.drop_ignored else predictor,
+        processes=processes,
+        shapes=shapes,
+        spec=spec,
+        solvers=options.solvers_for(spec, processes),
+        supplied=supplied,
+        draws=draws,
+        redraws_noise=options.redraws_noise,
+        dtype=dtype,
+    )
+    guidance = options.guidance_for(spec)
+    silent = None if options.drop_ignored else sampler.start_of
+    sampler.predictor = guidance.wrap(sampler.predictor, processes, silent)
     with torch.no_grad():  # not inference_mode: a predictor may take gradients of its own
-        return _run(sampler, steps, constrain, on_step)
+        return _run(sampler, options, on_step)
 
 
-def _run(
-    sampler: _Sampler, steps: int, constrain: Constrain | None, on_step: Callable[[int, int], None] | None
-) -> dict[str, Tensor]:
+def _run(sampler: _Sampler, options: SamplingOptions, on_step: OnStep | None) -> dict[str, Tensor]:
     latents = sampler.start()
-    for step, ends, past in _steps(time_grid(sampler.spec, steps)):
-        if not past:  # a segment begins, perhaps after a stretch in which nothing was solved
+    for step, ends, histories, begins in _steps(sampler, time_grid(sampler.spec, options.steps)):
+        if begins:  # a segment, perhaps after a stretch in which nothing was solved
             latents = sampler.hold(latents, ends[0], step)
-        latents = sampler.advance(latents, ends, step, past)
-        if constrain is not None:
-            latents = constrain(latents, sampler.times(latents, ends[1]))
-        if on_step is not None:
-            on_step(step + 1, steps)
-    return sampler.hold(latents, 1.0, steps)
+        latents, clean = sampler.advance(latents, ends, step, histories)
+        times = sampler.spec.times(ends[1])
+        if options.constrain is not None:
+            latents = options.constrain(latents, times)
+        if on_step is not None and on_step(StepReport(step + 1, options.steps, times, clean, latents)):
+            return latents
+    return sampler.hold(latents, 1.0, options.steps)
 
 
-def _steps(segments: Sequence[Sequence[float]]) -> Iterator[tuple[int, tuple[float, float], _History]]:
-    """Number, progress before and after, and the multistep history, which restarts at each knot."""
+def _steps(
+    sampler: _Sampler, segments: Sequence[Sequence[float]]
+) -> Iterator[tuple[int, tuple[float, float], dict[str, History], bool]]:
+    """Number, progress before and after, the histories, which restart at each knot, and whether they just did."""
     step = itertools.count()
     for segment in segments:
-        past: _History = {}
-        for ends in itertools.pairwise(segment):
-            yield next(step), ends, past
+        histories = sampler.histories(segment)
+        for i, ends in enumerate(itertools.pairwise(segment)):
+            yield next(step), ends, histories, i == 0

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Protocol
 
 from torch import Tensor
 
-Latents = Mapping[str, Tensor]
-"""``"<modality>.<stream>" -> [b, ...]``."""
-
-Times = Mapping[str, Tensor]
-"""``"<modality>" -> [b]``, in 0 (clean) .. T (noise). A modality that is dropped is in neither mapping."""
+from unidiff_core.foundation.latents import Latents, Times, dropped
 
 
 class Predictor(Protocol):
@@ -21,7 +17,12 @@ class Predictor(Protocol):
     """
 
     def __call__(self, latents: Latents, times: Times) -> dict[str, Tensor]:
-        """Clean estimates ``"<modality>.<stream>" -> [b, ...]``."""
+        """Clean estimates ``"<modality>.<stream>" -> [b, ...]``.
+
+        Args:
+            latents: states ``"<modality>.<stream>" -> [b, ...]``.
+            times: modality → ``[b]``, in steps 0..T.
+        """
         ...
 
 
@@ -32,19 +33,3 @@ def without(predictor: Predictor, names: Collection[str]) -> Predictor:
         return predictor(*dropped(latents, times, names))
 
     return predict
-
-
-def dropped(latents: Latents, times: Times, names: Collection[str]) -> tuple[Latents, Times]:
-    """Latents and times without some modalities."""
-    kept = {key: value for key, value in latents.items() if modality_of(key) not in names}
-    return kept, {name: t for name, t in times.items() if name not in names}
-
-
-def modality_of(stream: str) -> str:
-    """The modality of a full stream name, ``"<modality>.<stream>"``."""
-    return stream.partition(".")[0]
-
-
-def of_modality(latents: Latents, modality: str) -> dict[str, Tensor]:
-    """A modality's tensors, under their own stream names."""
-    return {key.partition(".")[2]: value for key, value in latents.items() if modality_of(key) == modality}

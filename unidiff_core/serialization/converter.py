@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unidiff_core.atomic import publish
-from unidiff_core.model_directory import CONFIG, save, terms
-from unidiff_core.plugin import Registry
-from unidiff_core.system import UniDiffuser
+from unidiff_core.foundation.atomic import publish
+from unidiff_core.foundation.registry import Registry
+from unidiff_core.serialization.description import Pretrained
+from unidiff_core.serialization.model_directory import CONFIG, save
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Converter(ABC):
         """Whether a folder looks like one in this layout. Opens no weights."""
 
     @abstractmethod
-    def read(self, source: Path, folder: Path, report: Report) -> UniDiffuser:
+    def read(self, source: Path, folder: Path, report: Report) -> Pretrained:
         """The model in `source`.
 
         Args:
@@ -60,7 +60,7 @@ class Converter(ABC):
             ValueError: if the files do not hold such a model; names every key at fault.
         """
 
-    def write(self, model: UniDiffuser, folder: Path, report: Report) -> None:
+    def write(self, model: Pretrained, folder: Path, report: Report) -> None:
         """Write a model into an existing, empty folder.
 
         Raises:
@@ -103,18 +103,18 @@ def import_model(converter: Converter, source: Path, out: Path, *, overwrite: bo
     report = Report()
     with new_folder(out, overwrite=overwrite, is_ours=lambda folder: (folder / CONFIG).is_file()) as folder:
         model = converter.read(source, folder, report)
-        report.terms = terms(model)
-        save(model, folder)
+        report.terms = model.description.terms
+        save(folder, model.description, model.state)
     return report
 
 
-def export_model(converter: Converter, model: UniDiffuser, out: Path, *, overwrite: bool = False) -> Report:
+def export_model(converter: Converter, model: Pretrained, out: Path, *, overwrite: bool = False) -> Report:
     """Model → foreign layout; the folder appears whole or not at all.
 
     Raises:
         ValueError: if the layout cannot hold this model, or if `out` is taken.
     """
-    report = Report(terms=terms(model))
+    report = Report(terms=model.description.terms)
     with new_folder(out, overwrite=overwrite, is_ours=converter.recognises) as folder:
         converter.write(model, folder, report)
     return report

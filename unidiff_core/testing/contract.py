@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unidiff_core import randomness
-from unidiff_core.codec import Codec, Draw, Raw, check_latent
-from unidiff_core.stream import Stream
+from unidiff_core.codec.codec import Codec, Draw, Raw, check_latent
+from unidiff_core.foundation import randomness
+from unidiff_core.foundation.stream import Stream
 
 TOLERANCE = 1e-4
 """Largest difference of tensors that should agree, relative to their largest element."""
@@ -221,8 +221,9 @@ def clause_model_directory(case: Case) -> None:
     """Let the constructor take plain data: numbers, strings, lists, mappings, and objects of registered classes."""
     import yaml
 
-    from unidiff_core.model_directory import build, describe
-    from unidiff_core.plugin import Registration, load_plugins
+    from unidiff_core.foundation.plugin import load_plugins
+    from unidiff_core.foundation.registry import Registration
+    from unidiff_core.serialization.description import build, describe
 
     registry = load_plugins()
     cls = type(case.codec)

@@ -10,9 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unidiff_core.predictor import Latents, Times, modality_of
-from unidiff_core.process import ForwardProcess, Gaussian
-from unidiff_core.schedule import Flow, NoiseSchedule
+from unidiff_core.foundation.latents import Latents, Times, modality_of
+from unidiff_core.process.gaussian.process import Gaussian
+from unidiff_core.process.gaussian.schedule import Flow, NoiseSchedule
+from unidiff_core.process.process import ForwardProcess
 
 
 @dataclass(frozen=True)

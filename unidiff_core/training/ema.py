@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from unidiff_core.sharding import gathered, laid_out_like, local
+from unidiff_core.foundation.distributed import gathered, laid_out_like, local
 
 
 class EMA(pl.Callback):

@@ -1,20 +1,16 @@
-"""Parameters that lie in shards on several processes (FSDP2), and the tensors of one process.
-
-Everything here leaves plain tensors alone, so that callers need not ask which strategy is running.
-"""
+"""FSDP2: the strategy, and what is distributed over its processes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import timedelta
 
 from pytorch_lightning.strategies import ModelParallelStrategy
-from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-from unidiff_core.backbone import Backbone
+from unidiff_core.network.backbone import Backbone
+from unidiff_core.process.process import METHODS, ForwardProcess
 
 
 class FSDP2(ModelParallelStrategy):
@@ -42,42 +38,18 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
 
-def shard(backbone: Backbone, mesh: DeviceMesh) -> None:
-    """Shard each of the backbone's layers, then what is left of it, over a one-dimensional mesh."""
-    for layer in (*backbone.layers, backbone):
-        fully_shard(layer, mesh=mesh)
-
-
-def class_of(value: object) -> type:
-    """The class that a module was made of: FSDP2 changes it to one that inherits from its own and the module's."""
-    cls = type(value)
-    return cls.__bases__[1] if isinstance(value, FSDPModule) else cls
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that lies on the calling process, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def laid_out_like(whole: Tensor, model: Tensor) -> Tensor:
-    """A copy of a tensor in the layout, dtype and on the device of `model`. All processes call it together."""
-    if isinstance(whole, DTensor):
-        return whole.clone()
-    if isinstance(model, DTensor):
-        return distribute_tensor(whole.to(local(model)), model.device_mesh, model.placements)
-    return whole.to(model, copy=True)
-
-
-def gathered(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> dict[str, Tensor]:
-    """Whole tensors on the CPU; all processes call it together.
+def distribute(backbone: Backbone, processes: Iterable[ForwardProcess], mesh: DeviceMesh) -> None:
+    """Distribute each of the backbone's layers, then what is left of it, and each process that owns parameters.
 
     Args:
-        tensors: by name, in the same order on all processes.
-        keeps: whether this process wants the result. One tensor at a time is whole elsewhere.
+        backbone: whose `layers` are units.
+        processes: each a unit of its own; its methods, not a `forward`, are what gathers its parameters.
+        mesh: of one dimension.
     """
-    whole = {}
-    for name, value in tensors.items():
-        tensor = value.full_tensor() if isinstance(value, DTensor) else value
-        if keeps:
-            whole[name] = tensor.detach().cpu()
-    return whole
+    for layer in (*backbone.layers, backbone):
+        fully_shard(layer, mesh=mesh)
+    for process in processes:
+        if any(True for _ in process.parameters()):
+            fully_shard(process, mesh=mesh)
+            for method in METHODS:
+                register_fsdp_forward_method(process, method)

@@ -7,14 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unidiff_codecs.released.state import (
-    State,
-    check_names,
-    check_shapes,
-    check_telling,
-    shapes_of,
-    transfer,
-)
+from unidiff_codecs.released.state import State, check_names, check_shapes, check_telling, shapes_of, transfer
 
 SCALE = 0.18215
 """Factor of the latent in UniDiffuser's and Stable Diffusion's released code."""

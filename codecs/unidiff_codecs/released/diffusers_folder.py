@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from unidiff_codecs.image import ImageCodec, load_autoencoder
 from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.model import IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
@@ -14,13 +16,13 @@ from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_siz
 from unidiff_codecs.released.state import find_weights, read_state
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
-from unidiff_codecs.weights import locate, read_config, require
-from unidiff_core.converter import Converter, Report
-from unidiff_core.model_directory import terms
-from unidiff_core.process import ForwardProcess, Gaussian
-from unidiff_core.schedule import ScaledLinear
-from unidiff_core.system import UniDiffuser
-from unidiff_core.uvit import UViT
+from unidiff_core.codec.weights import locate, read_config, require
+from unidiff_core.network.uvit import UViT
+from unidiff_core.process.gaussian.process import Gaussian
+from unidiff_core.process.gaussian.schedule import ScaledLinear
+from unidiff_core.process.process import ForwardProcess
+from unidiff_core.serialization.converter import Converter, Report
+from unidiff_core.serialization.description import Description, Pretrained
 
 NETWORK, AUTOENCODER, TEXT_DECODER, TOKENIZER = "unet", "vae", "text_decoder", "text_tokenizer"
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -57,7 +59,7 @@ class DiffusersFolder(Converter):
         """Whether there is a folder ``unet`` with a config."""
         return (source / NETWORK / CONFIG).is_file()
 
-    def read(self, source: Path, folder: Path, report: Report) -> UniDiffuser:
+    def read(self, source: Path, folder: Path, report: Report) -> Pretrained:
         """See `Converter.read`."""
         for name in (NETWORK, AUTOENCODER, TEXT_DECODER):
             _require_config(source / name)
@@ -69,16 +71,18 @@ class DiffusersFolder(Converter):
         origin = f"{source.resolve().name}, in the layout of diffusers (UniDiffuser, arXiv 2303.06555)"
         return assemble(sizes, weights, images, decoder, folder, self.options, origin)
 
-    def write(self, model: UniDiffuser, folder: Path, report: Report) -> None:
+    def write(self, model: Pretrained, folder: Path, report: Report) -> None:
         """See `Converter.write`."""
-        backbone, image, text = _parts(model)
+        backbone, image, text = _parts(model.description)
+        state = {name.removeprefix("backbone."): value for name, value in model.state.items()}
         sizes = Sizes.of(backbone)
         config, decoder = diffusers_config(sizes), TextDecoder.from_pretrained(text.text_decoder)
         _write(folder / TEXT_DECODER, text_decoder.diffusers_config(decoder), text_decoder.export_state(decoder))
-        _write(folder / NETWORK, config, network.export_state(backbone.state_dict(), sizes, "diffusers"))
+        _write(folder / NETWORK, config, network.export_state(state, sizes, "diffusers"))
         load_autoencoder(image.autoencoder).save_pretrained(folder / AUTOENCODER, safe_serialization=True)  # type: ignore[operator]
-        if model.licence:
-            (folder / "README.md").write_text(f"---\nlicense: {json.dumps(model.licence)}\n---\n\n{terms(model)}\n")
+        if model.description.licence:
+            head = f"---\nlicense: {json.dumps(model.description.licence)}\n---\n\n"
+            (folder / "README.md").write_text(f"{head}{model.description.terms}\n")
         report.add(f"not exported: {self.not_exported}")
 
     def _read_decoder(self, source: Path, report: Report) -> TextDecoder:
@@ -124,7 +128,7 @@ def _read_autoencoder(folder: Path, report: Report) -> Any:
     return autoencoder.import_diffusers(read_state(path, report), read_config(folder / CONFIG), path)
 
 
-def _parts(model: UniDiffuser) -> tuple[UViT, ImageCodec, TextCodec]:
+def _parts(model: Description) -> tuple[UViT, ImageCodec, TextCodec]:
     """Network and codecs of a model that the layout can hold.
 
     Raises:
@@ -141,9 +145,11 @@ def _parts(model: UniDiffuser) -> tuple[UViT, ImageCodec, TextCodec]:
                 f"diffusers' pipeline takes predictions for noise under the released schedule; {name} is of another "
                 "process, so the exported network would be misread"
             )
-    if not isinstance(model.backbone, UViT):
-        raise ValueError(f"diffusers' layout holds a U-ViT, not a {type(model.backbone).__name__}")
-    return model.backbone, image, text
+    with torch.device("meta"):
+        backbone = model.make_backbone({name: modality.ports for name, modality in model.modalities.items()})
+    if not isinstance(backbone, UViT):
+        raise ValueError(f"diffusers' layout holds a U-ViT, not a {type(backbone).__name__}")
+    return backbone, image, text
 
 
 def _is_released(process: ForwardProcess) -> bool:

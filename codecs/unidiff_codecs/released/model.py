@@ -13,9 +13,11 @@ from unidiff_codecs.image import ImageCodec
 from unidiff_codecs.released.sizes import Sizes
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
-from unidiff_core import Modality, UniDiffuser
-from unidiff_core.process import Gaussian
-from unidiff_core.schedule import ScaledLinear
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.modality import Modality
+from unidiff_core.process.gaussian.process import Gaussian
+from unidiff_core.process.gaussian.schedule import ScaledLinear
+from unidiff_core.serialization.description import Description, Pretrained, describe
 
 LICENCE = "AGPL-3.0"
 IMAGE_CLIP = "hf-hub:timm/vit_base_patch32_clip_224.openai"
@@ -40,7 +42,7 @@ def assemble(
     folder: Path,
     options: Options,
     source: str,
-) -> UniDiffuser:
+) -> Pretrained:
     """Write the codecs' networks into `folder` and put the model together, without copying the weights.
 
     Raises:
@@ -55,10 +57,10 @@ def assemble(
         "image": Modality(image_codec(sizes, autoencoder.config, str(parts[0]), options.image_clip), process[0]),
         "text": Modality(text_codec(sizes, decoder, str(parts[1]), options.text_clip), process[1]),
     }
-    model = UniDiffuser(modalities, sizes.network)
-    model.backbone.load_state_dict(dict(weights), assign=True)
-    model.licence, model.sources = options.licence, (source,)
-    return model.eval()
+    network = sizes.network({name: modality.ports for name, modality in modalities.items()})
+    network.load_state_dict(dict(weights), assign=True)
+    description = Description(modalities, describe(network, load_plugins()), licence=options.licence, sources=(source,))
+    return Pretrained(description, {f"backbone.{name}": value for name, value in weights.items()})
 
 
 def image_codec(sizes: Sizes, config: Any, autoencoder: str, clip: str) -> ImageCodec:

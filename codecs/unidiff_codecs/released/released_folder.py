@@ -9,9 +9,9 @@ from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.model import GPT2, IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
 from unidiff_codecs.released.sizes import released_sizes
 from unidiff_codecs.released.state import read_state
-from unidiff_codecs.weights import locate
-from unidiff_core.converter import Converter, Report
-from unidiff_core.system import UniDiffuser
+from unidiff_core.codec.weights import locate
+from unidiff_core.serialization.converter import Converter, Report
+from unidiff_core.serialization.description import Pretrained
 
 NETWORKS = ("uvit_v0.pth", "uvit_v1.pth")
 TEXT_DECODER, AUTOENCODER = "caption_decoder.pth", "autoencoder_kl.pth"
@@ -52,7 +52,7 @@ class ReleasedFolder(Converter):
         """Whether there is any of the released files."""
         return any((source / name).is_file() for name in (*NETWORKS, TEXT_DECODER, AUTOENCODER))
 
-    def read(self, source: Path, folder: Path, report: Report) -> UniDiffuser:
+    def read(self, source: Path, folder: Path, report: Report) -> Pretrained:
         """See `Converter.read`."""
         file = _network_file(source)
         tokenizer = text_decoder.find_tokenizer(locate(self.tokenizer, TOKENIZER_FILES))

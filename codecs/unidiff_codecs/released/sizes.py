@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unidiff_codecs.released.network import TYPES, names_of
+from unidiff_codecs.released.names import TYPES, names_of
 from unidiff_codecs.released.state import State, check_names, check_telling
-from unidiff_core.backbone import Ports
-from unidiff_core.stream import Stream
-from unidiff_core.uvit import UViT, ports_of
+from unidiff_core.foundation.stream import Stream
+from unidiff_core.network.backbone import Ports
+from unidiff_core.network.uvit import UViT, ports_of
 
 AE, CLIP, STATES = "image.ae", "image.clip", "text.states"
 

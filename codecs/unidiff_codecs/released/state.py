@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unidiff_core.converter import Report
+from unidiff_core.serialization.converter import Report
 
 Layout = Literal["released", "diffusers"]
 State = Mapping[str, Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unidiff_codecs.released.state import Layout, State, check_names, check_shapes, check_telling, listed
 from unidiff_codecs.text_decoder import TOKENIZER, TextDecoder, read_tokenizer
-from unidiff_core.converter import Report
+from unidiff_core.serialization.converter import Report
 
 _GPT2 = "transformer.transformer"
 WORDS, HEAD = f"{_GPT2}.wte.weight", "transformer.lm_head.weight"

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from unidiff_codecs.image import load_autoencoder, to_images
 from unidiff_codecs.picture import contact_sheet
-from unidiff_codecs.training.base import NetworkTraining, augmented, normalised
-from unidiff_codecs.training.data import Batch, Batches, ShardData
+from unidiff_codecs.training.augmentation import augmented, normalised
+from unidiff_core.codec.training import NetworkTraining
+from unidiff_core.data.columns import Batches, Columns, ShardData
 
 SAMPLES = 2000
 """Training images that the scaling factor is measured on."""
@@ -59,7 +60,7 @@ class AutoencoderTraining(NetworkTraining):
             self.network = load_autoencoder(self.pretrained) if self.pretrained else self._build()
             self.network.train()
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Columns, batch_index: int) -> Tensor:
         """Squared error + kl · KL."""
         pixels = augmented(normalised(batch["image"]), self.augment)
         posterior = self.network.encode(pixels).latent_dist
@@ -69,7 +70,7 @@ class AutoencoderTraining(NetworkTraining):
         loss: Tensor = error + self.kl * divergence
         return loss
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Columns, batch_index: int) -> None:
         """Peak signal-to-noise ratio of held-out reconstructions, dB."""
         pixels = normalised(batch["image"])
         self.log("psnr", _psnr(self._reconstruct(pixels), pixels), prog_bar=True, batch_size=len(pixels))

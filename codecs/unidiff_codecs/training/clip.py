@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unidiff_codecs.clip import CONFIG, STATISTICS, WEIGHTS, tokenize
-from unidiff_codecs.training.base import NetworkTraining, augmented
-from unidiff_codecs.training.data import Batch, Batches, ShardData
+from unidiff_codecs.training.augmentation import augmented
+from unidiff_core.codec.training import NetworkTraining
+from unidiff_core.data.columns import Batches, Columns, ShardData
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
 
@@ -47,18 +48,18 @@ class ClipTraining(NetworkTraining):
             _initialise(self.network.visual)
             self.tokenizer = open_clip.SimpleTokenizer(context_length=self.network.context_length)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Columns, batch_index: int) -> Tensor:
         """Contrastive loss in both directions."""
         images, texts, scale = self.network(augmented(_pixels(batch["image"]), self.augment), self._ids(batch["text"]))
         loss = _contrastive(scale * images @ texts.T, _matches(batch["text"]).to(images))
         self.log("loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Columns, batch_index: int) -> None:
         """Bound the temperature, as CLIP does."""
         self.network.logit_scale.data.clamp_(0, 4.6052)
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Columns, batch_index: int) -> None:
         """Contrastive loss on held-out pairs."""
         images, texts, scale = self.network(_pixels(batch["image"]), self._ids(batch["text"]))
         loss = _contrastive(scale * images @ texts.T, _matches(batch["text"]).to(images))

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from unidiff_codecs.clip import TextState
 from unidiff_codecs.text_decoder import IGNORED, TextDecoder, read_tokenizer
-from unidiff_codecs.training.base import NetworkTraining
-from unidiff_codecs.training.data import Batch, CaptionData
-from unidiff_codecs.weights import locate
+from unidiff_codecs.training.data import CaptionData
+from unidiff_core.codec.training import NetworkTraining
+from unidiff_core.codec.weights import locate
+from unidiff_core.data.columns import Columns
 
 END = "<|EOS|>"
 """The added symbol, last of the vocabulary."""
@@ -65,7 +66,7 @@ class TextDecoderTraining(NetworkTraining):
         widths = {"state_width": self.states.width, "prefix_length": self.states.length, "prefix_width": self.width}
         self.network = self._pretrained(widths) if isinstance(self.gpt, str) else self._new(self.gpt, widths)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Columns, batch_index: int) -> Tensor:
         """Cross-entropy of the caption after a noisy prefix."""
         clip_ids, ids = self._tokens(batch["text"])
         raw = self.network.encode_prefix(self._clip(clip_ids))
@@ -75,7 +76,7 @@ class TextDecoderTraining(NetworkTraining):
         self.log("loss", loss, prog_bar=True, batch_size=len(latents))
         return loss
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Columns, batch_index: int) -> None:
         """Share of a held-out caption's tokens that are predicted right, teacher-forced."""
         clip_ids, ids = self._tokens(batch["text"])
         logits = self.network.logits(self.network.encode(self._clip(clip_ids)), ids)

@@ -19,18 +19,19 @@ from unidiff_audio.neural import NeuralAudioCodec
 from unidiff_audio.spectrogram import LogMel
 from unidiff_audio.training import AudioData, MelAutoencoderTraining, initialise
 from unidiff_audio.vocoder import GriffinLimVocoder, Vocoder
-from unidiff_audio.waveform import Waveform, fitted, from_wav, to_wav
 
 from unidiff_core import Modality, UniDiffuser
-from unidiff_core.codec import Codec
-from unidiff_core.evaluation import Evaluation, Example, Query, Settings
-from unidiff_core.model_directory import build, describe, save
-from unidiff_core.plugin import load_plugins
-from unidiff_core.report import write_report
-from unidiff_core.shard import write_shards
-from unidiff_core.stream import Stream
+from unidiff_core.codec.codec import Codec
+from unidiff_core.codec.waveform import Waveform, fitted, from_wav, to_wav
+from unidiff_core.data.shard import write_shards
+from unidiff_core.evaluation.report import write_report
+from unidiff_core.evaluation.run import Evaluation, Example, Query, Settings
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.stream import Stream
+from unidiff_core.network.uvit import UViT
+from unidiff_core.serialization.description import build, describe
+from unidiff_core.serialization.model_directory import save
 from unidiff_core.testing import check_codec
-from unidiff_core.uvit import UViT
 
 RATE = 8000
 MEL = {"rate": RATE, "window": 128, "hop": 32, "bands": 24, "floor": -50.0}

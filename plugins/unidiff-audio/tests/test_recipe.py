@@ -7,7 +7,7 @@ import yaml
 
 from unidiff_core.cli import evaluate, shards
 from unidiff_core.cli.fit import UniDiffuserCLI
-from unidiff_core.spec import TimestepSpec
+from unidiff_core.sampling.spec import TimestepSpec
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "digits_audio"
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor, nn
-from unidiff_codecs.weights import locate, read_config, require
 
 from unidiff_audio.spectrogram import LogMel
+from unidiff_core.codec.weights import locate, read_config, require
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 OPTIONS = ("rate", "window", "hop", "bands", "floor", "channels", "levels", "width")

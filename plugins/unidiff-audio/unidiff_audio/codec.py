@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from unidiff_codecs.frozen import FrozenCodec
 
 from unidiff_audio.autoencoder import MelAutoencoder
 from unidiff_audio.vocoder import GriffinLimVocoder, Vocoder
-from unidiff_audio.waveform import Waveform, fitted, from_wav, to_wav
-from unidiff_core.stream import Stream
+from unidiff_core.codec.frozen import FrozenCodec
+from unidiff_core.codec.waveform import Waveform, fitted, from_wav, to_wav
+from unidiff_core.foundation.stream import Stream
 
 SECONDS_AT_ONCE = 60.0
 """Of sound that the networks see at a time: bounds memory, changes no result."""

@@ -1,6 +1,7 @@
 """What this distribution registers."""
 
-from unidiff_core.plugin import Registry, hookimpl
+from unidiff_core.foundation.plugin import hookimpl
+from unidiff_core.foundation.registry import Registry
 
 
 @hookimpl

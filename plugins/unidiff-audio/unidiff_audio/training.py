@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
-from unidiff_codecs.training.base import NetworkTraining
-from unidiff_codecs.training.data import Shuffled
 
 from unidiff_audio.autoencoder import MelAutoencoder
 from unidiff_audio.vocoder import GriffinLimVocoder
-from unidiff_audio.waveform import Waveform, fitted, from_wav, to_wav
-from unidiff_core.store import read_having
+from unidiff_core.codec.training import NetworkTraining
+from unidiff_core.codec.waveform import Waveform, fitted, from_wav, to_wav
+from unidiff_core.data.columns import Batches, Columns, ShardData
+from unidiff_core.data.location import read_having
 
 SHOWN = 12
 """Held-out sounds that are written as files."""
 
 
-class AudioData(pl.LightningDataModule):
+class AudioData(ShardData):
     """Sounds of one rate and length, kept in memory. Held out: the last ones of the training shards.
 
     Args:
@@ -44,42 +42,14 @@ class AudioData(pl.LightningDataModule):
         member: str = "wav",
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.folder, self.rate, self.seconds, self.batch_size = folder, rate, seconds, batch_size
-        self.holdout, self.member, self.seed = holdout, member, seed
-        self.training = torch.empty(0)
-        self.held_out = torch.empty(0)
+        super().__init__(folder, batch_size, holdout, seed)
+        self.rate, self.seconds, self.member = rate, seconds, member
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read everything.
+    def read(self) -> Columns:
+        """``sound``: float32 ``[n, samples]``."""
+        return {"sound": torch.stack([self._fitted(row) for row in read_having(self.folder, self.member)])}
 
-        Raises:
-            ValueError: if a sound cannot be read, or nothing is left to train on or to hold out.
-        """
-        if len(self.training):
-            return
-        samples = [self._read(row) for row in read_having(self.folder, self.member)]
-        count = round(len(samples) * self.holdout)
-        if not 0 < count < len(samples):
-            raise ValueError(
-                f"{self.folder} has {len(samples)} sounds, of which {count} are held out: too few; give more data or "
-                "another share `holdout`"
-            )
-        self.training, self.held_out = torch.stack(samples[:-count]), torch.stack(samples[-count:])
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Shuffled anew every epoch."""
-        return self._loader(self.training, self.seed)
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The held-out part, in order."""
-        return self._loader(self.held_out, None)
-
-    def _loader(self, samples: Tensor, seed: int | None) -> DataLoader[tuple[Tensor, ...]]:
-        order = Shuffled(len(samples), self.batch_size, seed)
-        return DataLoader(TensorDataset(samples), sampler=order, batch_size=None)  # type: ignore[arg-type]
-
-    def _read(self, row: dict[str, bytes]) -> Tensor:
+    def _fitted(self, row: dict[str, bytes]) -> Tensor:
         try:
             return fitted(from_wav(row[self.member]), self.rate, round(self.seconds * self.rate))
         except ValueError as error:
@@ -127,32 +97,33 @@ class MelAutoencoderTraining(NetworkTraining):
         )
         initialise(self.network)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+    def training_step(self, batch: Columns, batch_index: int) -> Tensor:
         """Squared error of what is decoded from a noisy code."""
-        log_mel = self.network.mel(batch[0])
+        log_mel = self.network.mel(batch["sound"])
         code = self.network.encode(log_mel)
         loss = F.mse_loss(self.network.decode(code + self.noise * torch.randn_like(code)), log_mel)
         self.log("mse", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+    def validation_step(self, batch: Columns, batch_index: int) -> None:
         """Root of the mean squared error of held-out spectrograms, dB."""
-        self.log("error_db", self._error(batch[0]), prog_bar=True, batch_size=len(batch[0]))
+        self.log("error_db", self._error(batch["sound"]), prog_bar=True, batch_size=len(batch["sound"]))
 
     @torch.no_grad()
     def export(self, folder: Path, data: AudioData) -> dict[str, float]:
         """Write config and safetensors; the code's statistics are those of all training sounds."""
+        training, held_out = sounds_of(data.training), sounds_of(data.held_out)
         standard = self.network.standard
         standard.reset_running_stats()
         standard.momentum = None  # a plain average over the batches
         self.network.train()
-        for samples in data.training.split(256)[: len(data.training) // 256 or 1]:  # whole batches only
+        for samples in training.split(256)[: len(training) // 256 or 1]:  # whole batches only
             self.network.encode(self.network.mel(samples))
         self.network.eval()
         self.network.save_pretrained(folder)
-        codes = torch.cat([self.network.encode(self.network.mel(samples)) for samples in data.held_out.split(256)])
+        codes = torch.cat([self.network.encode(self.network.mel(samples)) for samples in held_out.split(256)])
         return {
-            "error_db": float(self._error(data.held_out)),
+            "error_db": float(self._error(held_out)),
             "code_numbers": float(codes[0].numel()),
             "code_std": float(codes.std()),
         }
@@ -161,7 +132,8 @@ class MelAutoencoderTraining(NetworkTraining):
     def show(self, folder: Path, data: AudioData) -> None:
         """``reconstructions/``: held-out sounds as WAV files, each beside what is heard of it again."""
         (folder / "reconstructions").mkdir()
-        chosen = data.held_out[torch.linspace(0, len(data.held_out) - 1, min(SHOWN, len(data.held_out))).long()]
+        held_out = sounds_of(data.held_out)
+        chosen = held_out[torch.linspace(0, len(held_out) - 1, min(SHOWN, len(held_out))).long()]
         mel = self.network.mel
         decoded = GriffinLimVocoder()(mel.magnitudes(self.network.decode(self.network.encode(mel(chosen)))), mel)
         for name, sounds in (("original", chosen), ("decoded", decoded)):
@@ -173,6 +145,13 @@ class MelAutoencoderTraining(NetworkTraining):
         log_mel = self.network.mel(samples)
         error = F.mse_loss(self.network.decode(self.network.encode(log_mel)), log_mel).sqrt()
         return error * -self.network.floor / 2
+
+
+def sounds_of(part: Batches | None) -> Tensor:
+    """The sounds ``[n, samples]`` of a part of the data."""
+    assert part is not None, "setup() comes first"
+    sounds: Tensor = part.columns["sound"]
+    return sounds
 
 
 def initialise(network: nn.Module) -> None:

@@ -12,7 +12,7 @@ from unidiff_digits import grammar, tone
 from unidiff_digits.judge import DigitsJudge
 from unidiff_digits.source import DigitsSource, draw, load_scans
 
-from unidiff_core.plugin import load_plugins
+from unidiff_core.foundation.plugin import load_plugins
 
 
 def unpack(source, split):

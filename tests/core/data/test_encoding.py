@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load
 
 from unidiff_core import Codec, Stream
-from unidiff_core.cleaner import Cleaner
 from unidiff_core.cli import encode
-from unidiff_core.encoding import LossError, RawReader, SampleEncoder, Tally
-from unidiff_core.filter import Filter
-from unidiff_core.index import open_index
-from unidiff_core.job import EncodingJob
-from unidiff_core.shard import STORED, find_shards, write_shards
-from unidiff_core.store import list_shards, read_shards
+from unidiff_core.data.cleaner import Cleaner
+from unidiff_core.data.encoding import LossError, RawReader, SampleEncoder, Tally
+from unidiff_core.data.filter import Filter
+from unidiff_core.data.index import open_index
+from unidiff_core.data.job import EncodingJob
+from unidiff_core.data.location import list_shards, read_shards
+from unidiff_core.data.shard import STORED, find_shards, write_shards
 
 
 class NumberCodec(Codec):

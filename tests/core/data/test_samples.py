@@ -18,17 +18,17 @@ import torch
 from safetensors.torch import save
 
 from unidiff_core import Codec, Modality, Stream, UniDiffuser
-from unidiff_core.cleaner import Cleaner
-from unidiff_core.data import RawData, SourceData, StoredData, _warn_of_other_codecs
-from unidiff_core.dataset import RawSamples, RecordsInMemory, StoredSamples, TensorsInMemory, TensorsOnDisk
-from unidiff_core.encoding import RawReader, SampleEncoder, Tally
-from unidiff_core.index import INDEX, open_index
-from unidiff_core.order import Place
-from unidiff_core.plugin import Registry
-from unidiff_core.shard import STORED, write_shards
-from unidiff_core.source import Source
-from unidiff_core.store import read_shards
-from unidiff_core.uvit import UViT
+from unidiff_core.data.cleaner import Cleaner
+from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
+from unidiff_core.data.index import INDEX, open_index
+from unidiff_core.data.location import read_shards
+from unidiff_core.data.module import RawData, SourceData, StoredData, _warn_of_other_codecs
+from unidiff_core.data.order import Place
+from unidiff_core.data.samples import RawSamples, RecordsInMemory, StoredSamples, TensorsInMemory, TensorsOnDisk
+from unidiff_core.data.shard import STORED, write_shards
+from unidiff_core.data.source import Source
+from unidiff_core.foundation.registry import Registry
+from unidiff_core.network.uvit import UViT
 
 
 class NumberCodec(Codec):

@@ -10,9 +10,9 @@ import fsspec
 import pytest
 
 from unidiff_core import shard
-from unidiff_core.atomic import replacing
-from unidiff_core.shard import read_samples, write_shard, write_shards
-from unidiff_core.store import Shard, list_shards, local_path, open_shard, read_shards
+from unidiff_core.data.location import Shard, list_shards, local_path, open_shard, read_shards
+from unidiff_core.data.shard import read_samples, write_shard, write_shards
+from unidiff_core.foundation.atomic import replacing
 
 
 def samples(count=6, first=0):

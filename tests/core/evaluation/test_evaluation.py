@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from unidiff_core.estimate import share, total_variation
-from unidiff_core.evaluation import Criterion, Query, Settings, evaluate
-from unidiff_core.judge import Judge
-from unidiff_core.metric import Drawn, Samples, Yardstick, load_samples, measure, nearest_distances
-from unidiff_core.report import table_rows, unmeasured, write_report
-from unidiff_core.shard import write_shards
-from unidiff_core.spec import TimestepSpec
+from unidiff_core.data.shard import write_shards
+from unidiff_core.evaluation.estimate import share, total_variation
+from unidiff_core.evaluation.judge import Judge
+from unidiff_core.evaluation.labels import Drawn, Samples, Yardstick, load_samples, measure, nearest_distances
+from unidiff_core.evaluation.report import table_rows, unmeasured, write_report
+from unidiff_core.evaluation.run import Criterion, Query, Settings, evaluate
+from unidiff_core.sampling.spec import TimestepSpec
 
 LETTERS = "abcd"
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from unidiff_core import Codec, Stream, hookimpl
-from unidiff_core.codec import check_latent
-from unidiff_core.plugin import PluginError, Registry, UnknownNameError, load_plugins
+from unidiff_core.codec.codec import check_latent
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.registry import PluginError, Registry, UnknownNameError
 
 
 class Point:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unidiff_core import randomness
+from unidiff_core.foundation import randomness
 
 
 def words(*values):

@@ -9,8 +9,9 @@ import torch
 from unidiff_codecs.released.network import import_state
 from unidiff_codecs.released.sizes import diffusers_sizes
 
-from unidiff_core.stream import Stream
-from unidiff_core.uvit import UViT, cut, join, ports_of, timestep_embedding
+from unidiff_core.foundation.stream import Stream
+from unidiff_core.network.tokens import cut, join
+from unidiff_core.network.uvit import UViT, ports_of, timestep_embedding
 
 WIDTH, HEADS, DEPTH = 48, 4, 5
 

@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 
-from unidiff_core.guidance import Guidance
-from unidiff_core.process import time_tensor
-from unidiff_core.sampling import sample
-from unidiff_core.schedule import Flow, ScaledLinear, T
-from unidiff_core.solver import SOLVERS, Past, find_solver
-from unidiff_core.spec import TimestepSpec
+from unidiff_core.foundation.time import T, time_tensor
+from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
+from unidiff_core.process.gaussian.solver import SOLVERS, Past, find_solver
+from unidiff_core.sampling.guidance import Guidance
+from unidiff_core.sampling.loop import sample
+from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.testing import GaussianOracle
 
 DOUBLE = torch.float64

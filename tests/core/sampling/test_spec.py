@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unidiff_core.sampling import time_grid
-from unidiff_core.spec import Path, SpecError, TimestepSpec
+from unidiff_core.sampling.loop import time_grid
+from unidiff_core.sampling.spec import Path, SpecError, TimestepSpec
 
 NAMES = ("image", "text", "audio")
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unidiff_core.warmup import Plateau, Warmup
+from unidiff_core.training.learning_rate import Plateau, Warmup
 
 
 def make(**options):

@@ -11,13 +11,15 @@ import yaml
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from unidiff_core import Modality, UniDiffuser, model_directory
-from unidiff_core.batch import Batch
-from unidiff_core.ema import EMA
-from unidiff_core.lora import LoRA, merged
-from unidiff_core.model_directory import ModelDirectory, ModelDirectoryError
-from unidiff_core.uvit import UViT
-from unidiff_core.warmup import Warmup
+from unidiff_core import Modality, UniDiffuser
+from unidiff_core.foundation.batch import Batch
+from unidiff_core.network.lora import LoRA, merged
+from unidiff_core.network.uvit import UViT
+from unidiff_core.serialization import model_directory
+from unidiff_core.serialization.model_directory import ModelDirectoryError
+from unidiff_core.training.checkpoint import ModelDirectory
+from unidiff_core.training.ema import EMA
+from unidiff_core.training.learning_rate import Warmup
 
 
 @pytest.fixture

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-T: Final = 1000
-"""Pure noise. Times are real numbers in 0 (clean) .. T, for every modality alike: a unit of time, not a setting."""
+from unidiff_core.foundation.time import T
 
 
 class NoiseSchedule(ABC):
     """``x_t = alpha(t)·clean + sigma(t)·noise``, for times in 0..T of any shape."""
 
     @abstractmethod
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Coefficient of the clean value; 1 at t = 0."""
 
     @abstractmethod
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Coefficient of the noise; 0 at t = 0."""
 
-    def log_snr(self, t: Tensor) -> Tensor:
+    def log_snr(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Half the logarithm of the signal-to-noise ratio, log(alpha / sigma); +inf at 0."""
         return self.alpha(t).log() - self.sigma(t).log()
 
@@ -37,11 +36,11 @@ class NoiseSchedule(ABC):
 class Flow(NoiseSchedule):
     """The straight line of flow matching and rectified flow: alpha = 1 − t/T, sigma = t/T."""
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """1 − t/T."""
         return 1 - t / T
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """t/T."""
         return t / T
 
@@ -67,10 +66,10 @@ class ScaledLinear(NoiseSchedule):
         low = t.floor().clamp(0, T - 1).long()
         return torch.lerp(table[low], table[low + 1], t.double() - low).exp()
 
-    def alpha(self, t: Tensor) -> Tensor:
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """√ᾱ_t."""
         return self._alpha_bar(t).sqrt().to(t.dtype)
 
-    def sigma(self, t: Tensor) -> Tensor:
+    def sigma(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """√(1 − ᾱ_t)."""
         return (1 - self._alpha_bar(t)).sqrt().to(t.dtype)

@@ -13,82 +13,117 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from unidiff_core.schedule import NoiseSchedule
+from unidiff_core.process.gaussian.schedule import NoiseSchedule
+from unidiff_core.process.process import Past, Solver, Step
+
+X = Float[Tensor, "b *shape"]
 
 
-class Past(NamedTuple):
-    """An earlier clean estimate, and the time it was made at."""
+class GaussianSolver(Solver, ABC):
+    """A reverse step of the Gaussian process."""
 
-    t: float
-    clean: Tensor
+    @abstractmethod
+    def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
+        """The state at `step.t_next`, from that at `step.t` and its clean estimate."""
 
-
-Step = Callable[[NoiseSchedule, Tensor, Tensor, float, float, Tensor, Sequence[Past]], Tensor]
-"""(schedule, x, clean, t, t_next, noise, history) → x at t_next. History is oldest first, without the present."""
-
-Correct = Callable[[NoiseSchedule, Tensor, Tensor, Tensor, float, float], Tensor]
-"""(schedule, x, clean, clean_next, t, t_next) → x at t_next, better."""
+    def correct(self, schedule: NoiseSchedule, x: X, x_next: X, clean: X, clean_next: X, step: Step) -> X:
+        """A better `x_next`, from the clean estimate made there; for a solver that `corrects`."""
+        return x_next
 
 
-@dataclass(frozen=True)
-class Solver:
-    """A named reverse step.
+class Ancestral(GaussianSolver, ABC):
+    """The DDIM–DDPM family (Song et al. 2020, https://arxiv.org/abs/2010.02502, Eqs. 12 and 16).
 
-    `history` is how many past estimates it uses; `correct`, if there is one, costs a second evaluation a step, at
-    t_next; a solver that `is_random` needs noise.
+    Going up in time there is only η = 0; a larger one is not used there.
     """
 
-    step: Step
-    history: int = 0
-    correct: Correct | None = None
-    is_random: bool = False
+    eta: float
 
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations a step, before guidance."""
-        return 1 if self.correct is None else 2
+    def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
+        """η of the noise that a step removes is drawn anew."""
+        return ancestral(schedule, x, clean, step, eta=self.eta)
 
 
-def _alpha_sigma(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
+class DDIM(Ancestral):
+    """No fresh noise: deterministic, first order."""
+
+    registered_name = "ddim"
+    eta = 0.0
+
+
+class DDPM(Ancestral):
+    """The ancestral step: as much fresh noise as the forward process has."""
+
+    registered_name = "ddpm"
+    eta = 1.0
+
+
+class DPMpp2M(GaussianSolver):
+    """DPM-Solver++ 2M: a line through the present and the last clean estimate; second order, one evaluation a step."""
+
+    registered_name = "dpmpp_2m"
+    num_past = 1
+
+    def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
+        """See `multistep`."""
+        return multistep(schedule, x, clean, step, order=2)
+
+
+class DPMpp3M(GaussianSolver):
+    """DPM-Solver++ 3M: a parabola through three clean estimates; third order, one evaluation a step."""
+
+    registered_name = "dpmpp_3m"
+    num_past = 2
+
+    def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
+        """See `multistep`."""
+        return multistep(schedule, x, clean, step, order=3)
+
+
+class Heun(GaussianSolver):
+    """Heun's method: a DDIM step, corrected by the clean estimate at its end; second order, two evaluations a step."""
+
+    registered_name = "heun"
+    corrects = True
+
+    def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
+        """DDIM's."""
+        return ancestral(schedule, x, clean, step, eta=0.0)
+
+    def correct(self, schedule: NoiseSchedule, x: X, x_next: X, clean: X, clean_next: X, step: Step) -> X:
+        """See `trapezoid`."""
+        return trapezoid(schedule, x, clean, clean_next, step.t, step.t_next)
+
+
+def alpha_sigma(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
+    """Both coefficients at one time."""
     time = torch.tensor(t, dtype=torch.float64)
     return schedule.alpha(time).item(), schedule.sigma(time).item()
 
 
 def _log_snr(schedule: NoiseSchedule, t: float) -> float:
-    alpha, sigma = _alpha_sigma(schedule, t)
+    alpha, sigma = alpha_sigma(schedule, t)
     if alpha == 0 or sigma == 0:
         return -math.inf if alpha == 0 else math.inf
     return math.log(alpha) - math.log(sigma)
 
 
-def ancestral(
-    schedule: NoiseSchedule,
-    x: Tensor,
-    clean: Tensor,
-    t: float,
-    t_next: float,
-    noise: Tensor,
-    history: Sequence[Past],
-    *,
-    eta: float,
-) -> Tensor:
-    """The DDIM–DDPM family (Song et al. 2020, Eqs. 12 and 16): η = 0 is DDIM, η = 1 the ancestral DDPM step.
-
-    Going up in time there is only η = 0; a larger one is not used there.
-    """
-    (alpha, sigma), (alpha_next, sigma_next) = _alpha_sigma(schedule, t), _alpha_sigma(schedule, t_next)
+def ancestral(schedule: NoiseSchedule, x: X, clean: X, step: Step, *, eta: float) -> X:
+    """η = 0 is DDIM, η = 1 the ancestral DDPM step."""
+    t, t_next = step.t, step.t_next
+    (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma(schedule, t), alpha_sigma(schedule, t_next)
     # At sigma = 0 the state says nothing about its noise, whose expectation vanishes there with sigma.
     direction = (x - alpha * clean) / sigma if sigma > 0 else torch.zeros_like(x)
     if eta == 0 or t_next > t:
         return alpha_next * clean + sigma_next * direction
+    noise = step.draws.normal(x.shape[1:]).to(x.dtype)
     fresh = eta * sigma_next * math.sqrt(max(0.0, 1 - (alpha * sigma_next / (alpha_next * sigma)) ** 2))
     return alpha_next * clean + math.sqrt(max(0.0, sigma_next**2 - fresh**2)) * direction + fresh * noise
 
@@ -99,27 +134,18 @@ def _usable(schedule: NoiseSchedule, history: Sequence[Past], num: int) -> list[
     return list(itertools.takewhile(lambda row: math.isfinite(row[0]), rows))
 
 
-def multistep(
-    schedule: NoiseSchedule,
-    x: Tensor,
-    clean: Tensor,
-    t: float,
-    t_next: float,
-    noise: Tensor,
-    history: Sequence[Past],
-    *,
-    order: int,
-) -> Tensor:
+def multistep(schedule: NoiseSchedule, x: X, clean: X, step: Step, *, order: int) -> X:
     """DPM-Solver++ 2M and 3M (Lu et al. 2022, https://arxiv.org/abs/2211.01095, Algorithm 2 and Appendix).
 
     The first steps after a start use what history there is; a step from or to an infinite λ is first order. The
     quadratic term of 3M is twice that of the published code, whose order we measure to be 2 (docs/log.md).
     """
+    t, t_next = step.t, step.t_next
     here, there = _log_snr(schedule, t), _log_snr(schedule, t_next)
-    past = _usable(schedule, history, order - 1) if math.isfinite(here) and math.isfinite(there) else []
+    past = _usable(schedule, step.history.past, order - 1) if math.isfinite(here) and math.isfinite(there) else []
     if not past:
-        return ancestral(schedule, x, clean, t, t_next, noise, history, eta=0.0)
-    (_, sigma), (alpha_next, sigma_next) = _alpha_sigma(schedule, t), _alpha_sigma(schedule, t_next)
+        return ancestral(schedule, x, clean, step, eta=0.0)
+    (_, sigma), (alpha_next, sigma_next) = alpha_sigma(schedule, t), alpha_sigma(schedule, t_next)
     h = there - here
     decay = -math.expm1(-h)  # 1 − exp(−h)
     ratio0 = (here - past[0][0]) / h
@@ -134,14 +160,12 @@ def multistep(
     return linear + alpha_next * (1 - decay / h) * slope + alpha_next * (1 - 2 / h + 2 * decay / h**2) * bend
 
 
-def heun_correct(
-    schedule: NoiseSchedule, x: Tensor, clean: Tensor, clean_next: Tensor, t: float, t_next: float
-) -> Tensor:
+def trapezoid(schedule: NoiseSchedule, x: X, clean: X, clean_next: X, t: float, t_next: float) -> X:
     """The line through the estimates at both ends, integrated exactly in λ: Heun's method for the equation above.
 
     At an infinite λ the same trapezoid is taken in the variable that stays finite there.
     """
-    (alpha, sigma), (alpha_next, sigma_next) = _alpha_sigma(schedule, t), _alpha_sigma(schedule, t_next)
+    (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma(schedule, t), alpha_sigma(schedule, t_next)
     if sigma == 0:  # in the noise estimate, which is 0 here
         level = alpha_next / alpha * x
         return level + 0.5 * (level - alpha_next * clean_next)
@@ -154,27 +178,3 @@ def heun_correct(
     decay = -math.expm1(-h)
     change = (1 - decay / h) * (clean_next - clean)
     return sigma_next / sigma * x + alpha_next * (decay * clean + change)
-
-
-_ddim = partial(ancestral, eta=0.0)
-
-SOLVERS: dict[str, Solver] = {
-    "ddim": Solver(_ddim),
-    "ddpm": Solver(partial(ancestral, eta=1.0), is_random=True),
-    "dpmpp_2m": Solver(partial(multistep, order=2), history=1),
-    "dpmpp_3m": Solver(partial(multistep, order=3), history=2),
-    "heun": Solver(_ddim, correct=heun_correct),
-}
-
-
-def find_solver(name: str | Solver) -> Solver:
-    """A solver by name, or itself.
-
-    Raises:
-        ValueError: if the name is not known; lists those that are.
-    """
-    if isinstance(name, Solver):
-        return name
-    if name not in SOLVERS:
-        raise ValueError(f"unknown solver {name!r}; known: {', '.join(SOLVERS)}")
-    return SOLVERS[name]

@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from unidiff_core.law import Atoms, Uniform
-from unidiff_core.process import Gaussian
-from unidiff_core.schedule import Flow, ScaledLinear, T
+from unidiff_core.foundation.time import T
+from unidiff_core.process.gaussian.process import Gaussian
+from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
+from unidiff_core.training.law import Atoms, Uniform
 
 DOUBLE = torch.float64
 

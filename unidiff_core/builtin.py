@@ -1,0 +1,36 @@
+"""What core registers, through the hook that every plugin uses: who adds a part of core adds it here, nowhere else."""
+
+from __future__ import annotations
+
+from unidiff_core.data.filter import Filter
+from unidiff_core.data.module import OrderedData
+from unidiff_core.data.samples import RawSamples, SourceSamples, StoredSamples
+from unidiff_core.evaluation.labels import LabelMetric
+from unidiff_core.evaluation.nearness import Nearness
+from unidiff_core.evaluation.torch_metric import TorchMetric
+from unidiff_core.foundation.plugin import hookimpl
+from unidiff_core.foundation.registry import Registry
+from unidiff_core.network.lora import LoRA
+from unidiff_core.network.uvit import UViT
+from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
+from unidiff_core.process.gaussian.process import Gaussian
+from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
+from unidiff_core.process.gaussian.solver import DDIM, DDPM, DPMpp2M, DPMpp3M, Heun
+from unidiff_core.training.checkpoint import ModelDirectory
+from unidiff_core.training.ema import EMA
+from unidiff_core.training.fsdp import FSDP2
+from unidiff_core.training.law import Atoms, Independent, Mixture, Shared, Uniform
+from unidiff_core.training.learning_rate import Plateau, Warmup
+
+PROCESSES = (Gaussian, Flow, ScaledLinear, DDIM, DDPM, DPMpp2M, DPMpp3M, Heun, DiffusersSolver)
+NETWORKS = (UViT, LoRA)
+TRAINING = (Uniform, Atoms, Shared, Independent, Mixture, EMA, ModelDirectory, Warmup, Plateau, FSDP2)
+DATA = (OrderedData, StoredSamples, RawSamples, SourceSamples, Filter)
+EVALUATION = (LabelMetric, Nearness, TorchMetric)
+
+
+@hookimpl
+def unidiff_register(registry: Registry) -> None:
+    """Add every part of core that a recipe or a model directory names."""
+    for cls in (*PROCESSES, *NETWORKS, *TRAINING, *DATA, *EVALUATION):
+        registry.add(cls)

@@ -1,0 +1,1 @@
+"""Raw ⇄ latent: the codec, its frozen networks and their weights, and what `fit-codec` trains."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, judges, estimates with intervals, the run, the report."""

@@ -1,0 +1,47 @@
+"""Tensors that lie in parts on several processes (FSDP2), and the tensors of one process.
+
+Everything here leaves plain tensors alone, so that callers need not ask which strategy is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def class_of(value: object) -> type:
+    """The class that a module was made of: FSDP2 changes it to one that inherits from its own and the module's."""
+    cls = type(value)
+    return cls.__bases__[1] if isinstance(value, FSDPModule) else cls
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies on the calling process, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def laid_out_like(whole: Tensor, model: Tensor) -> Tensor:
+    """A copy of a tensor in the layout, dtype and on the device of `model`. All processes call it together."""
+    if isinstance(whole, DTensor):
+        return whole.clone()
+    if isinstance(model, DTensor):
+        return distribute_tensor(whole.to(local(model)), model.device_mesh, model.placements)
+    return whole.to(model, copy=True)
+
+
+def gathered(tensors: Mapping[str, Tensor], *, keeps: bool = True) -> dict[str, Tensor]:
+    """Whole tensors on the CPU; all processes call it together.
+
+    Args:
+        tensors: by name, in the same order on all processes.
+        keeps: whether this process wants the result. One tensor at a time is whole elsewhere.
+    """
+    whole = {}
+    for name, value in tensors.items():
+        tensor = value.full_tensor() if isinstance(value, DTensor) else value
+        if keeps:
+            whole[name] = tensor.detach().cpu()
+    return whole

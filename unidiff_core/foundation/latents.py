@@ -1,0 +1,49 @@
+"""Latents and times: flat mappings by name, which every room passes to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+Latents = Mapping[str, Tensor]
+"""``"<modality>.<stream>" -> [b, ...]``. Numbers, or symbols as int64."""
+
+Times = Mapping[str, Tensor]
+"""``"<modality>" -> [b]``, in 0 (clean) .. T (noise). A modality that is dropped is in neither mapping."""
+
+Conditions = Mapping[str, Tensor]
+"""``name -> [b, ...]``: side inputs that reach the backbone untouched. It declares which it takes."""
+
+
+def modality_of(stream: str) -> str:
+    """The modality of a full stream name, ``"<modality>.<stream>"``."""
+    return stream.partition(".")[0]
+
+
+def stream_of(stream: str) -> str:
+    """The stream's own name, of a full one."""
+    return stream.partition(".")[2]
+
+
+def of_modality(latents: Latents, modality: str) -> dict[str, Tensor]:
+    """A modality's tensors, under their own stream names."""
+    return {stream_of(key): value for key, value in latents.items() if modality_of(key) == modality}
+
+
+def dropped(latents: Latents, times: Times, names: Collection[str]) -> tuple[Latents, Times]:
+    """Latents and times without some modalities."""
+    kept = {key: value for key, value in latents.items() if modality_of(key) not in names}
+    return kept, {name: t for name, t in times.items() if name not in names}
+
+
+def cast(x: Shaped[Tensor, "*shape"], dtype: torch.dtype) -> Shaped[Tensor, "*shape"]:
+    """Numbers in another dtype. Symbols stay as they are: half precision would merge those above 256."""
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+def over(values: Shaped[Tensor, " b"], x: Shaped[Tensor, "b *shape"]) -> Shaped[Tensor, "b *ones"]:
+    """One value a sample, with trailing dimensions of 1, so that it meets `x` elementwise."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))

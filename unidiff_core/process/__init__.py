@@ -1,0 +1,1 @@
+"""Forward processes: the seam, and a folder for each process."""

@@ -1,0 +1,1 @@
+"""Gaussian noise: the process, its schedules, its solvers."""

@@ -1,0 +1,132 @@
+"""The Gaussian process: alpha·clean + sigma·noise, under any schedule, predicting any of four things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from unidiff_core.foundation.latents import over
+from unidiff_core.foundation.randomness import Draws
+from unidiff_core.foundation.stream import Stream
+from unidiff_core.foundation.time import T
+from unidiff_core.process.gaussian.schedule import Flow, NoiseSchedule
+from unidiff_core.process.gaussian.solver import GaussianSolver
+from unidiff_core.process.process import Corruption, ForwardProcess, Step
+
+Prediction = Literal["noise", "velocity", "clean", "flow"]
+
+
+class Gaussian(ForwardProcess):
+    """``x_t = alpha·x_0 + sigma·ε``, predicting one of
+
+    * ``noise``: ε;
+    * ``velocity``: alpha·ε − sigma·x_0 (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512);
+    * ``clean``: x_0;
+    * ``flow``: ε − x_0, the velocity of the straight line (Lipman et al. 2022, https://arxiv.org/abs/2210.02747).
+
+    Predicting noise under a schedule that forgets all at T says nothing about x_0 there: the pair is refused.
+    """
+
+    estimate = "mean"
+    solvers = GaussianSolver
+    default_solver = "dpmpp_2m"
+
+    def __init__(self, schedule: NoiseSchedule | None = None, prediction: Prediction = "flow") -> None:
+        super().__init__()
+        self.schedule = schedule or Flow()
+        self.prediction = prediction
+        if prediction not in get_args(Prediction):
+            raise ValueError(f"unknown prediction {prediction!r}; known: {', '.join(get_args(Prediction))}")
+        if prediction == "noise" and self.schedule.forgets:
+            raise ValueError(
+                f"noise prediction cannot give a clean estimate at T under {type(self.schedule).__name__}, where "
+                "nothing of the data is left; predict flow, velocity or clean"
+            )
+
+    def seen(self, stream: Stream) -> Stream:
+        """The stream itself.
+
+        Raises:
+            ValueError: if it is of symbols.
+        """
+        if stream.vocabulary is not None:
+            raise ValueError(
+                f"Gaussian noise is for numbers, and the stream {stream} is of symbols: "
+                "give the modality a process for symbols"
+            )
+        return stream
+
+    @property
+    def forgets(self) -> bool:
+        """As the schedule."""
+        return self.schedule.forgets
+
+    def _coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        # In float64 if that is what t is: the schedule is exact, and only the result is rounded to the data's type.
+        return over(self.schedule.alpha(t).to(x.dtype), x), over(self.schedule.sigma(t).to(x.dtype), x)
+
+    def corrupt(self, clean: Float[Tensor, "b *shape"], t: Float[Tensor, " b"], draws: Draws) -> Corruption:
+        """The paper's Eq. 1 and the target of the chosen prediction."""
+        noise = draws.normal(clean.shape[1:]).to(clean.dtype)
+        alpha, sigma = self._coefficients(t, clean)
+        match self.prediction:
+            case "noise":
+                target = noise
+            case "velocity":
+                target = alpha * noise - sigma * clean
+            case "clean":
+                target = clean
+            case "flow":
+                target = noise - clean
+        return Corruption(alpha * clean + sigma * noise, target)
+
+    def loss(
+        self, prediction: Float[Tensor, "b *shape"], corruption: Corruption, t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *shape"]:
+        """Squared error (the paper's Eq. 5)."""
+        return (prediction - corruption.target).square()
+
+    def start(self, shape: Sequence[int], draws: Draws) -> Float[Tensor, "b *shape"]:
+        """Pure noise, as the released sampler starts, also under a schedule that would leave a little data."""
+        return draws.normal(shape)
+
+    def clean(
+        self, corrupted: Float[Tensor, "b *shape"], prediction: Float[Tensor, "b *shape"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *shape"]:
+        """E[x_0 | x_t], by solving the prediction's definition for x_0."""
+        alpha, sigma = self._coefficients(t, corrupted)
+        match self.prediction:
+            case "noise":
+                return (corrupted - sigma * prediction) / alpha
+            case "velocity":
+                return (alpha * corrupted - sigma * prediction) / (alpha.square() + sigma.square())
+            case "clean":
+                return prediction
+            case "flow":
+                return (corrupted - sigma * prediction) / (alpha + sigma)
+
+    def step(
+        self, x: Float[Tensor, "b *shape"], clean: Float[Tensor, "b *shape"], step: Step, solver: GaussianSolver
+    ) -> Float[Tensor, "b *shape"]:
+        """By the chosen solver."""
+        assert 0 <= step.t <= T and 0 <= step.t_next <= T
+        return solver.step(self.schedule, x, clean, step)
+
+    def correct(
+        self,
+        x: Float[Tensor, "b *shape"],
+        x_next: Float[Tensor, "b *shape"],
+        clean: Float[Tensor, "b *shape"],
+        clean_next: Float[Tensor, "b *shape"],
+        step: Step,
+        solver: GaussianSolver,
+    ) -> Float[Tensor, "b *shape"]:
+        """By the chosen solver."""
+        return solver.correct(self.schedule, x, x_next, clean, clean_next, step)
+
+    def extra_repr(self) -> str:
+        """For printing the module."""
+        return f"{type(self.schedule).__name__}, predicts {self.prediction}"

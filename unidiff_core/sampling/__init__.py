@@ -1,0 +1,1 @@
+"""Sampling: the timestep spec, predictors, guidance, the options, the loop."""

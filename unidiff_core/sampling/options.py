@@ -1,0 +1,82 @@
+"""How to sample: said once, and read from here by Python, the command line and the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from unidiff_core.foundation.registry import UnknownNameError
+from unidiff_core.process.process import ForwardProcess, Solver
+from unidiff_core.sampling.guidance import Guidance
+from unidiff_core.sampling.spec import SpecError, TimestepSpec
+
+Constrain: TypeAlias = Callable[[dict[str, Tensor], dict[str, float]], dict[str, Tensor]]
+"""(latents, times as fractions of T) → latents, after each step: replaces part of the state. Inpainting lives here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Everything about a sampling call but what is asked for: the spec, what is given, and how many."""
+
+    steps: int = 50
+    """Solver steps over the whole path."""
+    solver: str | Solver | dict[str, str] | None = None
+    """Name of the reverse step: ddim, ddpm, dpmpp_2m, dpmpp_3m, heun or another that `unidiffuser list solvers` shows;
+    or one for each modality, {image: ddpm}. Each process's own default if not given (dpmpp_2m for Gaussian noise)."""
+    guidance: float | dict[str, float] | Guidance = 0.0
+    """A scale s, 0 is off; a scale for each given, {text: 2}; or for each of several that are solved."""
+    seed: int = 0
+    """Sample i is a function of the seed and i alone."""
+    batch_size: int = 256
+    """Samples at a time; it changes speed and memory, not the samples."""
+    redraws_noise: bool = False
+    """Give ignored modalities fresh noise at each step, as the released code does, in place of one fixed draw."""
+    drop_ignored: bool = False
+    """Leave what is ignored, or silenced by guidance, out of the network's input in place of noise at T. Cheaper; for
+    networks that were trained with drop_ignored."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """Side inputs of the backbone, {data_type: 0}: one number for all samples, or from Python a tensor of one each."""
+    constrain: Constrain | None = None
+    """Replaces part of the state after each step; from Python only."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise SpecError(f"steps and batch_size are at least 1, not {self.steps} and {self.batch_size}")
+
+    def solvers_for(self, spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -> dict[str, Solver | None]:
+        """The solver of each modality that a spec solves.
+
+        A name for all goes to every process that knows it; those that do not take their own default.
+
+        Raises:
+            SpecError: if a solver is named for a modality that is not solved.
+            UnknownNameError: if a process does not know the solver that is named for its modality, or none knows it.
+        """
+        if isinstance(self.solver, Mapping):
+            if wrong := [name for name in self.solver if name not in spec.solved]:
+                raise SpecError(
+                    f"a solver is named for {wrong[0]!r}, which {spec} does not solve; solved: {', '.join(spec.solved)}"
+                )
+            return {name: processes[name].find_solver(self.solver.get(name)) for name in spec.solved}
+        found: dict[str, Solver | None] = {}
+        refusals: list[UnknownNameError] = []
+        for name in spec.solved:
+            try:
+                found[name] = processes[name].find_solver(self.solver)
+            except UnknownNameError as error:
+                refusals.append(error)
+                found[name] = processes[name].find_solver(None)
+        if len(refusals) == len(spec.solved):
+            raise refusals[0]
+        return found
+
+    def guidance_for(self, spec: TimestepSpec) -> Guidance:
+        """The weighted sum for a spec.
+
+        Raises:
+            SpecError: if a scale is for a modality that the spec does not use so.
+        """
+        return self.guidance if isinstance(self.guidance, Guidance) else Guidance.of(spec, self.guidance)

@@ -1,0 +1,1 @@
+"""Models as files: descriptions, model directories, others' layouts. Knows no LightningModule."""

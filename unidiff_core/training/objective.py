@@ -1,0 +1,120 @@
+"""The paper's Algorithm 1 with N modalities in place of two, and nothing of Lightning's.
+
+latents → times → corrupted → prediction → losses → loss
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from unidiff_core.foundation import randomness
+from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.latents import Latents, Times, modality_of, over, stream_of
+from unidiff_core.foundation.randomness import Draws
+from unidiff_core.foundation.time import T
+from unidiff_core.modality import Modality
+from unidiff_core.process.process import Corruption
+from unidiff_core.training.law import TimestepLaw, drawn_times
+
+Network = Callable[[Latents, Times, Mapping[str, Tensor]], dict[str, Tensor]]
+"""(corrupted latents, times, modality → bool ``[b]``: which are kept) → predictions."""
+
+Losses = Mapping[str, tuple[Tensor, Tensor]]
+"""Full stream name → summed error, and the number of elements that it is divided by."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training step minimises.
+
+    Attributes:
+        modalities: by name.
+        law: of the times.
+        balance: ``elements`` counts each element of each stream the same, ``streams`` each stream.
+        drops: whether what is missing or at T is left out of the network's input and of the loss.
+        seed: of every draw.
+    """
+
+    modalities: Mapping[str, Modality]
+    law: TimestepLaw
+    balance: Literal["elements", "streams"] = "elements"
+    drops: bool = False
+    seed: int = 0
+
+    def __call__(self, latents: Latents, batch: Batch, network: Network, stage: str = "train") -> tuple[Tensor, Losses]:
+        """The loss of one micro-batch, and its parts.
+
+        Args:
+            latents: clean, of all modalities.
+            batch: that they are of.
+            network: to be trained.
+            stage: ``train`` or ``validation``: each has its own draws.
+        """
+        times = self.times(batch, stage)
+        noisy = {key: self._corrupt(key, clean, times, batch, stage) for key, clean in latents.items()}
+        corrupted = {key: row.corrupted for key, row in noisy.items()}
+        kept = {name: t < T for name, t in times.items()} if self.drops else batch.present
+        prediction = network(corrupted, times, kept)
+        losses = {key: self._loss(key, prediction[key], row, times, batch, kept) for key, row in noisy.items()}
+        return self._total(losses), losses
+
+    def times(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
+        """A time ``[b]`` for each modality by the law, in steps; a missing modality is at T."""
+
+        def uniform(purpose: str, name: str) -> Tensor:
+            return randomness.uniform(self.seed, f"{stage} {purpose}", name, batch.step, batch.index)
+
+        drawn = drawn_times(self.law, {name: uniform("timestep", name) for name in self.modalities}, uniform("law", ""))
+        return {
+            name: torch.where(batch.present[name], t, float(T)) if name in batch.present else t
+            for name, t in drawn.items()
+        }
+
+    def _corrupt(self, key: str, clean: Tensor, times: Times, batch: Batch, stage: str) -> Corruption:
+        name = modality_of(key)
+        if name in batch.present:  # what stands in for missing data must not be seen under a process that leaks
+            clean = torch.where(over(batch.present[name], clean), clean, torch.zeros_like(clean))
+        draws = Draws(self.seed, f"{stage} noise", key, batch.step, batch.index)
+        return self.modalities[name].process.corrupt(clean, times[name], draws)
+
+    def _loss(
+        self,
+        key: str,
+        prediction: Tensor,
+        corruption: Corruption,
+        times: Times,
+        batch: Batch,
+        kept: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Summed error of what is present and kept, and the elements that it is divided by: this micro-batch's share of
+        the global batch's. Their quotients' mean over processes and micro-batches is the global batch's loss.
+        """
+        name = modality_of(key)
+        error = self.modalities[name].process.loss(at_least_float32(prediction), corruption, times[name])
+        if name in kept:
+            error = torch.where(over(kept[name], error), error, torch.zeros_like(error))
+        return error.sum(), torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
+
+    def _total(self, losses: Losses) -> Tensor:
+        weights = {key: self.modalities[modality_of(key)].weight_of(stream_of(key)) for key in losses}
+        if self.balance == "streams":
+            return torch.stack([weights[key] * mean_of(*row) for key, row in losses.items()]).mean()
+        errors = torch.stack([weights[key] * error for key, (error, _) in losses.items()])
+        return mean_of(errors.sum(), torch.stack([count for _, count in losses.values()]).sum())
+
+
+def mean_of(error: Shaped[Tensor, ""], count: Shaped[Tensor, ""]) -> Float[Tensor, ""]:
+    """Summed error over its elements; zero where there are none. A count below one is a share like any other."""
+    return error / torch.where(count > 0, count, torch.ones_like(count))
+
+
+def at_least_float32(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Half precision is too coarse for a loss; double stays double."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
