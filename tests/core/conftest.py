@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unidiff_core import Codec, Stream
+from unidiff_core import Codec, Stream, system
 from unidiff_core.foundation import plugin
 from unidiff_core.serialization import description, model_directory
 
@@ -60,5 +60,6 @@ def registered(monkeypatch):
         registry.add(StepCodec)
         return registry
 
-    monkeypatch.setattr(model_directory, "load_plugins", with_ours)
+    for module in (model_directory, description, system):
+        monkeypatch.setattr(module, "load_plugins", with_ours)
     return NumberCodec, StepCodec

@@ -19,8 +19,8 @@ from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import Backbone, Ports
 
 
-class DescriptionError(ValueError):
-    """Plain data that describes no object; says why."""
+class ModelDirectoryError(ValueError):
+    """A model directory that cannot be read; says which file, or what in its description, and why."""
 
 
 def describe(value: Any, registry: Registry) -> Any:
@@ -48,7 +48,7 @@ def build(config: Any, registry: Registry, *args: Any) -> Any:
     """Plain data → object; only registered names become classes.
 
     Raises:
-        DescriptionError: if an object cannot be made of its data.
+        ModelDirectoryError: if an object cannot be made of its data.
         UnknownNameError: if a class is not registered.
     """
     if isinstance(config, list):
@@ -61,7 +61,7 @@ def build(config: Any, registry: Registry, *args: Any) -> Any:
     try:
         return registry.make(config["class"], *args, **fields)
     except PluginError as error:
-        raise DescriptionError(str(error)) from error
+        raise ModelDirectoryError(str(error)) from error
 
 
 def describe_codecs(codecs: Mapping[str, Codec]) -> dict[str, Any]:

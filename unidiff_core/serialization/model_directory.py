@@ -24,15 +24,11 @@ from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import modality_of_parameter
-from unidiff_core.serialization.description import Description, DescriptionError, Pretrained, build, describe
+from unidiff_core.serialization.description import Description, ModelDirectoryError, Pretrained, build, describe
 
 FORMAT = 1
 CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
 _LOG = logging.getLogger(__name__)
-
-
-class ModelDirectoryError(ValueError):
-    """A model directory that cannot be read; says which file and why."""
 
 
 def _config_of(description: Description, folder: Path, registry: Registry) -> dict[str, Any]:
@@ -131,12 +127,9 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
     folder = Path(folder)
     registry = load_plugins()
     config = _read_config(folder)
-    try:
-        modalities = {
-            name: _modality(row, folder, registry, allow_hub=allow_hub) for name, row in config["modalities"].items()
-        }
-    except DescriptionError as error:
-        raise ModelDirectoryError(str(error)) from error
+    modalities = {
+        name: _modality(row, folder, registry, allow_hub=allow_hub) for name, row in config["modalities"].items()
+    }
     licence, sources = config.get("licence"), config.get("sources") or []
     if not isinstance(licence, str | None) or not isinstance(sources, list):
         raise ModelDirectoryError(

@@ -77,27 +77,20 @@ class DiffusersSolver(GaussianSolver):
         return self._call(schedule, x_next, clean_next, step, is_second=True)
 
     def _call(self, schedule: NoiseSchedule, x: X, clean: X, step: Step, *, is_second: bool = False) -> X:
-        scheduler = self._scheduler(schedule, step)
-        here = step.t_next if is_second else step.t
-        number = scheduler.step_index if scheduler.step_index is not None else 0
-        if number >= len(scheduler.timesteps):
-            raise ValueError(f"{self.scheduler_class}: the grid has ended")
-        moved = scheduler.step(clean, scheduler.timesteps[number], x * self._scale(schedule, here), return_dict=False)[
-            0
-        ]
+        memory = step.history.memory
+        if not memory:  # the first step of this stretch of the path
+            times = [t for t in step.history.times if _is_inside(schedule, t)]
+            memory |= {"scheduler": self._make(schedule, times), "calls": 0}
+        scheduler, calls = memory["scheduler"], memory["calls"]
+        memory["calls"] += 1
+        state = x * self._scale(schedule, step.t_next if is_second else step.t)
+        moved = scheduler.step(clean, scheduler.timesteps[calls], state, return_dict=False)[0]
         return (moved / self._scale(schedule, step.t_next)).to(x.dtype)
 
     def _scale(self, schedule: NoiseSchedule, t: float) -> float:
         """From our state to the scheduler's: to alpha² + sigma² = 1, or to alpha = 1."""
         alpha, sigma = alpha_sigma(schedule, t)
         return 1 / alpha if self.scheduler_class in SIGMA_SCALED else 1 / math.hypot(alpha, sigma)
-
-    def _scheduler(self, schedule: NoiseSchedule, step: Step) -> Any:
-        """The scheduler of this stretch of the path, made at its first step."""
-        memory = step.history.memory
-        if "scheduler" not in memory:
-            memory["scheduler"] = self._make(schedule, [t for t in step.history.times if _is_inside(schedule, t)])
-        return memory["scheduler"]
 
     def _make(self, schedule: NoiseSchedule, times: list[float]) -> Any:
         import diffusers
@@ -106,6 +99,8 @@ class DiffusersSolver(GaussianSolver):
         pairs = np.array([alpha_sigma(schedule, t) for t in reversed(times)])  # least noise first, as theirs
         alpha_bar = pairs[:, 0] ** 2 / (pairs**2).sum(1)
         betas = 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
+        known = inspect.signature(cls).parameters
+        is_spaced = "timestep_spacing" in known
         wanted: dict[str, Any] = {
             "num_train_timesteps": len(times),
             "trained_betas": betas.tolist(),
@@ -113,19 +108,19 @@ class DiffusersSolver(GaussianSolver):
             "prediction_type": "sample",
             "clip_sample": False,
             "thresholding": False,
-            "lower_order_final": False,
-            "final_sigmas_type": "zero",
+            # One without spacing has a step less than it has times, and ends at the last of them.
+            "lower_order_final": not is_spaced and len(times) % 2 == 0,
+            "final_sigmas_type": "zero" if is_spaced else "sigma_min",
             **VERIFIED[self.scheduler_class],
         }
         if self.order is not None:
             wanted["solver_order"] = self.order
-        known = inspect.signature(cls).parameters
         if self.order is not None and "solver_order" not in known:
             raise ValueError(f"{self.scheduler_class} has one order; leave `order` out")
         scheduler = cls(**{name: value for name, value in wanted.items() if name in known})
         # In double precision: their cumulative product in float32 is worth five digits.
         scheduler.alphas_cumprod = torch.from_numpy(alpha_bar)
-        scheduler.set_timesteps(len(times))
+        scheduler.set_timesteps(len(times) if is_spaced else len(times) - 1)
         return scheduler
 
 
