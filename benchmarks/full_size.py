@@ -10,6 +10,7 @@ no codec loaded.
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import tempfile
 import time
@@ -58,15 +59,17 @@ def write_latents(folder: Path, size: int, num: int) -> None:
 
 def arguments(options: argparse.Namespace, folder: Path) -> list[str]:
     """Of ``unidiffuser fit``."""
+    image = {"class_path": "ImageCodec", "init_args": {"size": options.size, "native_size": 512}}
     return [
-        *("-c", str(RECIPE), f"--model.modalities.image.codec.size={options.size}"),
+        *("-c", str(RECIPE), f"--model.modalities.image.codec={json.dumps(image)}"),
+        "--model.modalities.text.codec=TextCodec",
         *(f"--data.train={folder}", "--data.validation=null", "--data.num_workers=0"),
         *(f"--data.batch_size={options.batch}", f"--data.micro_batch_size={options.batch}"),
         *(f"--trainer.max_steps={options.steps}", f"--trainer.accelerator={options.device}", "--trainer.devices=1"),
         *(f"--trainer.precision={options.precision}", "--trainer.logger=false", "--trainer.enable_checkpointing=false"),
         f"--trainer.default_root_dir={folder}",
         f"--model.backbone.checkpointing={str(options.checkpointing).lower()}",
-        "--trainer.callbacks=[{class_path: unidiff_core.ema.EMA}]",
+        "--trainer.callbacks=[{class_path: EMA}]",
     ]
 
 
@@ -79,12 +82,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="32-true", help="bf16-mixed on a GPU")
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     prepare()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_latents(folder, options.size, options.batch)
-        cli = UniDiffuserCLI("fit", arguments(options, folder))
+        cli = UniDiffuserCLI("fit", [*arguments(options, folder), *more])
         watch = Stopwatch()
         cli.trainer.callbacks.append(watch)
         started = time.perf_counter()

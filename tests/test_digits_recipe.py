@@ -128,7 +128,7 @@ def test_a_folder_of_images_fine_tunes_the_model(workplace):
     short = ("--trainer.max_steps=3",)
     unidiffuser("fit-codec", "-c", RECIPE / "finetune_text_decoder.yaml", *short, "--data.holdout=0.3", cwd=workplace)
     recipe = ("-c", RECIPE / "finetune.yaml", "-c", RECIPE / "finetune_words.yaml")
-    unidiffuser("fit", *recipe, *short, "--model.lora=LoRA", cwd=workplace)
+    unidiffuser("fit", *recipe, *short, "--model.start.lora=LoRA", cwd=workplace)
     tuned, start = (
         load_file(workplace / "runs" / name) for name in ("digits_peach/model.safetensors", "digits/ema.safetensors")
     )
@@ -147,8 +147,8 @@ BAD = [
     (("sample", "{model}", "text | image", "--given", "image=no.png"), "no such file: no.png"),
     (("sample", "{model}", "text | image", "--given", "image=corrupt.png"), "corrupt.png"),
     (("sample", "{model}", "image", "--given", "text=a red seven"), "does not use it"),
-    (("sample", "{model}", "image", "--solver", "euler"), "unknown solver 'euler'; known: ddim"),
-    (("sample", "{model}", "image", "--guidance", "much"), "--guidance 'much'"),
+    (("sample", "{model}", "image", "--solver", "euler"), "unknown solver 'euler'; known: DiffusersSolver, ddim"),
+    (("sample", "{model}", "image", "--guidance", "much"), "guidance: it must be a number or a mapping, not 'much'"),
     (("sample", "nowhere", "image"), "not a model directory"),
     (("sample", "{model}"), "give a spec"),
     (("fit", "-c", "{fit}", "--ckpt_path=no.ckpt"), "no.ckpt: no such file"),
@@ -195,10 +195,10 @@ def test_a_process_exits_with_2(workplace):
 def test_help_answers_at_once_and_teaches(workplace):
     out, _ = unidiffuser("--help", cwd=workplace)
     assert "fit-codec" in out
-    for command in ("shards", "encode", "sample", "evaluate", "codecs"):
+    for command in ("shards", "encode", "sample", "evaluate", "list"):
         out, _ = unidiffuser(command, "--help", cwd=workplace)
         assert f"unidiffuser {command}" in out
-    out, _ = unidiffuser("codecs", cwd=workplace)
+    out, _ = unidiffuser("list", "codecs", cwd=workplace)
     assert "ImageCodec" in out and "TextCodec" in out and "unidiff-core" in out
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "unidiff_core.cli.main", "--help"],

@@ -13,16 +13,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from unidiff_core.data.shard import write_shards
+from unidiff_core.data.shard import MANIFEST, write_shards
 
 ROOT = Path(__file__).parent.parent
 SIZE, BATCH, STEPS = 48, 16, 10
 # Odd widths and counts: no first dimension but the blocks' divides evenly over two processes.
 SHAPES = {"image.ae": (4, 8, 8), "image.clip": (31,), "text.states": (15, 15)}
+CODECS = {
+    "image": {"class": "ImageCodec", "size": 32, "downsampling": 4, "latent_channels": 2, "clip_width": 31, "patch": 2},
+    "text": {"class": "TextCodec", "length": 15, "width": 15},
+}
+"""As the manifest beside the latents names them."""
 SMALL = [
     *("--config", str(ROOT / "recipes/digits/fit.yaml"), "--model.backbone.width=36", "--model.backbone.depth=3"),
-    *("--model.modalities.image.codec.clip_width=31", "--model.modalities.text.codec.length=15"),
-    *("--model.modalities.text.codec.width=15", f"--data.batch_size={BATCH}", "--data.validation=null"),
+    *(f"--data.batch_size={BATCH}", "--data.validation=null"),
     *(f"--trainer.max_steps={STEPS}", "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false"),
     "--model.lr_scheduler.steps=2",
 ]
@@ -48,7 +52,7 @@ def fit_row(folder: Path, name: str, dtype: str, *options: str) -> list[str]:
 
 DROPPING = [
     "--model.drop_ignored=true",
-    '--model.timestep_law={"class_path": "Atoms", "init_args": {"masses": {1000: 0.4}}}',
+    '--model.timestep_law={"class_path": "Atoms", "init_args": {"masses": {1: 0.4}}}',
 ]
 
 
@@ -77,6 +81,8 @@ def runs(tmp_path_factory):
         for i in range(SIZE)
     ]
     write_shards(folder / "latents", samples, shard_size=20)
+    manifest = json.loads((folder / "latents" / MANIFEST).read_text())
+    (folder / "latents" / MANIFEST).write_text(json.dumps(manifest | {"codecs": CODECS}))
     single = [fit_row(folder, f"one-{dtype}", dtype) for dtype in TOLERANCES]
     both = [
         fit_row(folder, f"{name}-{dtype}", dtype, *strategy)

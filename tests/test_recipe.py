@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import yaml
 from safetensors.torch import load_file, save
 
 from unidiff_core.cli import encode, evaluate, fit, fit_codec, shards
-from unidiff_core.data.shard import write_shards
+from unidiff_core.data.shard import MANIFEST, write_shard, write_shards
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.serialization.description import describe_codecs
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -27,6 +30,7 @@ def command_of(path: Path) -> str:
 
 def instantiate(command: str, arguments: list[str]):
     """Parse as the command does, and make every object."""
+    load_plugins()
     match command:
         case "fit":
             fit.prepare()
@@ -39,7 +43,30 @@ def instantiate(command: str, arguments: list[str]):
     return parser.instantiate_classes(parser.parse_args(arguments))
 
 
-MODALITIES = "--model.modalities={image: {codec: {class_path: ImageCodec}}, text: {codec: {class_path: TextCodec}}}"
+def encode_nothing(recipe: Path, *targets: str) -> None:
+    """What `unidiffuser encode` leaves in `targets` of shards without samples: the codecs, and no network is loaded."""
+    folders = {}
+    for i, target in enumerate(targets):
+        folders[f"nothing/{i}.tar"] = target
+        write_shard(Path(f"nothing/{i}.tar"), [])
+    encode.run(["-c", str(recipe), f"--folders={json.dumps(folders)}"])
+
+
+def latents_of(path: Path) -> list[str]:
+    """The folders of latents that a recipe trains on; none if it is for another command, or trains on raw samples."""
+    data = yaml.safe_load(path.read_text()).get("data") or {}
+    return [data[part] for part in ("train", "validation") if "/latents" in data.get(part, "")]
+
+
+def encode_recipe_of(path: Path) -> Path:
+    """The recipe that encodes the latents of a fit recipe; `make` calls it with other folders for some."""
+    folder = latents_of(path)[0]
+    found = [file for file in path.parent.glob("encode*.yaml") if f": {folder}\n" in file.read_text()]
+    return found[0] if found else path.parent / "encode.yaml"
+
+
+STORED = "--model.modalities={image: {}, text: {}}"
+RAW = "--model.modalities={image: {codec: {class_path: ImageCodec}}, text: {codec: {class_path: TextCodec}}}"
 
 
 def head_of(path: Path) -> list[str]:
@@ -55,13 +82,32 @@ def small(path: Path) -> list[str]:
     if command_of(path) != "fit":
         return arguments
     text = "".join((ROOT / file).read_text() for file in files)
-    start = ["--model.init_from=null", "--model.backbone=UViT", "--model.lora=null"] if "init_from" in text else []
-    return [*arguments, *start, *([] if "modalities:" in text else [MODALITIES]), *TINY]
+    start = ["--model.start=null", "--model.backbone=UViT"] if "start:" in text else []
+    modalities = [] if "modalities:" in text else [STORED if latents_of(path) else RAW]
+    return [*arguments, *start, *modalities, *TINY]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_recipe_parses_and_makes_its_objects(path):
+def test_recipe_parses_and_makes_its_objects(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if folders := latents_of(path):
+        encode_nothing(encode_recipe_of(path), *folders)
     assert instantiate(command_of(path), small(path)) is not None
+
+
+FROM_LATENTS = [path for path in RECIPES if latents_of(path)]
+
+
+@pytest.mark.parametrize("path", FROM_LATENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_arguments_of_a_codec_stand_in_the_recipe_that_encodes(path, tmp_path, monkeypatch):
+    """Who trains from latents has the codecs that encoded them."""
+    monkeypatch.chdir(tmp_path)
+    assert "codec:" not in path.read_text()
+    encode_nothing(encode_recipe_of(path), *latents_of(path))
+    model = instantiate("fit", small(path)).model
+    codecs = instantiate("encode", ["-c", str(encode_recipe_of(path))]).codecs
+    made = describe_codecs({name: modality.codec for name, modality in model.modalities.items()})
+    assert made and made.items() <= describe_codecs(codecs).items()
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -73,12 +119,15 @@ def test_recipe_begins_with_its_launch_line_an_override_and_what_to_expect(path)
     assert "Override:" in head and "Expect" in head
 
 
-def latents(folder: Path, side: int, num: int = 8) -> str:
-    """Random stored latents of images of 8 · side pixels and of texts."""
+def latents(folder: Path, side: int, recipe: str, num: int = 8) -> str:
+    """Random stored latents of images of 8 · side pixels and of texts, as a recipe encodes them."""
     generator = torch.Generator().manual_seed(side)
     shapes = {"image.ae": (8, side, side), "image.clip": (512,), "text.states": (77, 64)}
     rows = ({key: torch.randn(shape, generator=generator) for key, shape in shapes.items()} for _ in range(num))
     write_shards(folder, ({"__key__": f"{i:03d}", "safetensors": save(row)} for i, row in enumerate(rows)))
+    codecs = describe_codecs(instantiate("encode", ["-c", str(ROOT / f"recipes/image_text/{recipe}.yaml")]).codecs)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"codecs": codecs}))
     return str(folder)
 
 
@@ -98,7 +147,8 @@ def run_stage(number: int, train: str, *options: str) -> fit.UniDiffuserCLI:
 
 def test_three_stages_follow_one_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small, large = latents(tmp_path / "256", 32), latents(tmp_path / "512", 64)
+    small = latents(tmp_path / "256", 32, "encode_256")
+    large, fine = (latents(tmp_path / name, 64, f"encode_{name}") for name in ("512", "aesthetic"))
     first = run_stage(1, small, *TINY, "--trainer.max_steps=2", "--model.lr_scheduler.steps=2")
     assert first.trainer.accumulate_grad_batches == 2
     second = run_stage(2, large, "--trainer.max_steps=2", "--model.lr_scheduler.steps=2")
@@ -106,9 +156,9 @@ def test_three_stages_follow_one_another(tmp_path, monkeypatch):
     before = load_file("runs/image_text/stage1/model.safetensors")
     after = load_file("runs/image_text/stage2/model.safetensors")
     assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
-    third = run_stage(3, large, "--trainer.max_steps=3", "--model.lr_scheduler.steps=2")
+    third = run_stage(3, fine, "--trainer.max_steps=3", "--model.lr_scheduler.steps=2")
     assert third.trainer.global_step == 3  # one more than stage 2's, with its optimizer
     state = next(iter(third.trainer.optimizers[0].state.values()))
     assert state["step"] == 3
-    again = run_stage(3, large, "--trainer.max_steps=3", "--model.lr_scheduler.steps=2")
+    again = run_stage(3, fine, "--trainer.max_steps=3", "--model.lr_scheduler.steps=2")
     assert again.trainer.global_step == 3 and "stage3" in again.checkpoint

@@ -32,7 +32,7 @@ from unidiff_core.sampling.spec import SpecError, TimestepSpec
 from unidiff_core.serialization.description import Description, describe
 from unidiff_core.serialization.model_directory import load_weights, read_description, save
 from unidiff_core.training.fsdp import distribute
-from unidiff_core.training.law import TimestepLaw, law_of
+from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import Warmup
 from unidiff_core.training.objective import Objective, mean_of
 from unidiff_core.training.start import Start
@@ -71,7 +71,7 @@ class UniDiffuser(pl.LightningModule):
         self,
         modalities: dict[str, Modality] | None = None,
         backbone: Callable[[Ports], Backbone] | None = None,
-        timestep_law: TimestepLaw | dict[str, TimestepLaw] | None = None,
+        timestep_law: TimestepLaw | dict[str, Each] | None = None,
         balance: Literal["elements", "streams"] | None = None,
         optimizer: Callable[[Iterable[Any]], Optimizer] | None = None,
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,

@@ -6,7 +6,7 @@ import html
 import re
 import unicodedata
 
-from unidiff_core.data.cleaner import Cleaner
+from unidiff_core import Cleaner
 
 BRACKETS = {")": "(", "]": "[", "}": "{", "）": "（", "］": "［", "｝": "｛", "】": "【", "〕": "〔"}
 """Closing bracket → opening."""

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from unidiff_codecs.clip import ImageFeature
 from unidiff_codecs.picture import contact_sheet
-from unidiff_core.codec.codec import Draw
-from unidiff_core.codec.frozen import FrozenCodec
+from unidiff_core import Draw, FrozenCodec, Stream
 from unidiff_core.codec.weights import locate, require
-from unidiff_core.foundation.stream import Stream
 
 PIXELS_AT_ONCE = 2**22
 """Pixels that the networks see at a time: bounds memory, changes no result."""

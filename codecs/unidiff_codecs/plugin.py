@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from unidiff_core.foundation.plugin import hookimpl
-from unidiff_core.foundation.registry import Registry
+from unidiff_core import Registry, hookimpl
 
 
 @hookimpl
 def unidiff_register(registry: Registry) -> None:
-    """Add the image and the text codec, where pairs come from, how captions are cleaned, and the converters."""
+    """Add codecs, what trains them, where pairs come from, how captions are cleaned, and the converters."""
+    from unidiff_codecs import training
     from unidiff_codecs.caption import CaptionCleaner
     from unidiff_codecs.image import ImageCodec
     from unidiff_codecs.released import DiffusersFolder, ReleasedFolder
     from unidiff_codecs.source import DatasetSource, FolderSource
     from unidiff_codecs.text import TextCodec
 
-    for cls in (
-        ImageCodec, TextCodec, CaptionCleaner, FolderSource, DatasetSource, ReleasedFolder, DiffusersFolder
-    ):  # fmt: skip
+    for cls in (ImageCodec, TextCodec, CaptionCleaner, FolderSource, DatasetSource, ReleasedFolder, DiffusersFolder):
         registry.add(cls)
+    for name in training.__all__:
+        registry.add(getattr(training, name))

@@ -11,8 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from unidiff_core.data.shard import Members
-from unidiff_core.data.source import Source
+from unidiff_core import Members, Source
 
 IMAGE, CAPTION = "png", "txt"
 """Member endings, those of the shipped codecs. An image keeps its own bytes, of whatever format."""

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from unidiff_codecs.clip import TextState
 from unidiff_codecs.text_decoder import TextDecoder
-from unidiff_core.codec.frozen import FrozenCodec
-from unidiff_core.foundation.stream import Stream
+from unidiff_core import FrozenCodec, Stream
 
 TEXTS_AT_ONCE = 256
 """Texts that the networks see at a time: bounds memory, changes no result."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_sizes
 from unidiff_codecs.released.state import listed, shapes_of
@@ -533,7 +533,7 @@ def test_the_licence_is_kept_and_shown(directories, tmp_path, caplog, capsys):
     model = load(directories["v1"])
     assert "weights under AGPL-3.0, from uvit_v1.pth" in caplog.text
     assert model.licence == "AGPL-3.0" and "arXiv 2303.06555" in model.sources[0]
-    model_directory.save(model, tmp_path / "tuned")
+    model.save_pretrained(tmp_path / "tuned")
     tuned = load(tmp_path / "tuned")
     assert (tuned.licence, tuned.sources) == (model.licence, model.sources)
     caplog.clear()
@@ -552,7 +552,7 @@ def test_the_licence_is_kept_and_shown(directories, tmp_path, caplog, capsys):
 def test_what_diffusers_layout_cannot_hold(directories, tmp_path, refused):
     model = load(directories["v1"])
     model.modalities["text"].process.prediction = "velocity"
-    model_directory.save(model, tmp_path / "velocity")
+    model.save_pretrained(tmp_path / "velocity")
     assert "text is of another process" in refused("export", tmp_path / "velocity", tmp_path / "out", "--allow_hub")
     decoder = TextDecoder.from_pretrained(str(directories["v1"] / "text_decoder"))
     decoder.std += 1
@@ -560,6 +560,18 @@ def test_what_diffusers_layout_cannot_hold(directories, tmp_path, refused):
         text_decoder.export_state(decoder)
     arguments = (directories["v1"], tmp_path / "out", "--layout=ReleasedFolder")
     assert "unknown layout 'ReleasedFolder'; known: DiffusersFolder" in refused("export", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_model_is_not_exported(directories, tmp_path, refused):
+    model = shutil.copytree(directories["v1"], tmp_path / "model")
+    state = load_file(model / "model.safetensors")
+    value = state.pop("backbone.norm.bias")
+    save_file(state, model / "model.safetensors")
+    arguments = ("export", model, tmp_path / "out", "--allow_hub")
+    assert "the tensors in the model are not those of its layout. missing: norm.bias" in refused(*arguments)
+    save_file(state | {"backbone.norm.bias": value[:-1]}, model / "model.safetensors")
+    assert "of another shape: norm.bias 47 in place of 48" in refused(*arguments)
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,8 @@ from unidiff_core.cli import encode
 from unidiff_core.cli import shards as shards_command
 from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
 from unidiff_core.data.location import read_shards
-from unidiff_core.data.module import RawData, SourceData, StoredData
+from unidiff_core.data.module import OrderedData
+from unidiff_core.data.samples import RawSamples, SourceSamples, StoredSamples
 from unidiff_core.data.shard import STORED
 from unidiff_core.network.uvit import UViT
 
@@ -219,12 +220,13 @@ def test_a_folder_trains_alike_from_stored_latents_raw_shards_and_itself(
     encode.run(["--codecs", json.dumps(config), "--folders", json.dumps({raw: stored}), "--missing=keep"])
 
     modalities = {"image": Modality(ImageCodec(**image_arguments)), "text": Modality(TextCodec(**text_arguments))}
-    expected = losses(StoredData(stored, batch_size=8), modalities, tmp_path)
-    for data in (
-        StoredData(stored, batch_size=8, in_memory=False),
-        RawData(raw, batch_size=8),
-        SourceData(FolderSource(str(folder), unpaired="keep"), batch_size=8, missing="keep"),
+    expected = losses(OrderedData(stored, batch_size=8), modalities, tmp_path)
+    for where, samples in (
+        (stored, StoredSamples(in_memory=False)),
+        (raw, RawSamples()),
+        ("train", SourceSamples(FolderSource(str(folder), unpaired="keep"), missing="keep")),
     ):
+        data = OrderedData(where, samples=samples, batch_size=8)
         assert losses(data, modalities, tmp_path) == pytest.approx(expected, rel=1e-6)
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.training import CaptionData, ImageData, PairData, TextDecoderTraining
-from unidiff_codecs.training.base import augmented
-from unidiff_codecs.training.data import Shuffled
+from unidiff_codecs.training.augmentation import augmented
 
 from tests.codecs.conftest import fit
 from unidiff_core.cli.fit_codec import run
+from unidiff_core.data.columns import Shuffled
 from unidiff_core.data.location import read_shards
 from unidiff_core.data.shard import write_shards
 
@@ -89,9 +89,9 @@ def arguments(shards, tmp_path):
     config = tmp_path / "ae.yaml"
     config.write_text(
         f"output: {tmp_path / 'ae'}\n"
-        "model:\n  class_path: unidiff_codecs.training.AutoencoderTraining\n"
+        "model:\n  class_path: AutoencoderTraining\n"
         "  init_args: {channels: [4, 8], latent_channels: 2}\n"
-        "data:\n  class_path: unidiff_codecs.training.PairData\n"
+        "data:\n  class_path: PairData\n"
         f"  init_args: {{folder: {shards}, size: 32, batch_size: 8, holdout: 0.2}}\n"
         "trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false, enable_model_summary: false}\n"
     )

@@ -16,6 +16,15 @@ from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.network.backbone import Backbone
 
 _UNION = re.compile(r"Does not validate against any of the Union subtypes\s+Subtypes: .*?\s+Errors:\s+- ", re.DOTALL)
+_CHOICE = re.compile(
+    r"Does not validate against any of the Union subtypes\s+Subtypes: .*?\s+Errors:\s+(?P<errors>- .*?)\s+"
+    r"Given value type: .*?\s+Given value: (?P<value>[^\n]*)",
+    re.DOTALL,
+)
+_EXPECTED = re.compile(r"Expected an? <class '(?:[\w.]*\.)?(\w+)'>")
+_NO_CLASS = re.compile(r"Expected a dot import path string|Not a valid subclass of")
+_CLASS_NAME = re.compile(r"[A-Z]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+KINDS = {"float": "a number", "int": "a whole number", "dict": "a mapping", "list": "a list", "str": "a text"}
 _NOTHING_ELSE = re.compile(r"\s+- Expected a <class 'NoneType'>.*", re.DOTALL)
 _CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ")
 _VALUE = re.compile(r" Got value: Namespace\(.*", re.DOTALL)
@@ -28,6 +37,7 @@ _KEY = re.compile(r'Parser key "([\w.]+)":\s+')
 
 def readable(message: str) -> str:
     """A parser's error as a sentence, with what is known in place of what is not."""
+    message = _CHOICE.sub(_none_of_several, message)
     for noise in (_UNION, _NOTHING_ELSE, _CALLABLE, _VALUE):
         message = noise.sub("", message)
     within = _WITHIN.findall(message)
@@ -38,11 +48,26 @@ def readable(message: str) -> str:
     return sentence(_KEY.sub(lambda match: f"{match[1]}: ", message))
 
 
+def _none_of_several(match: re.Match[str]) -> str:
+    """What a value might have been, where that is several kinds and it is no class."""
+    errors, value = match["errors"].split("\n    - "), match["value"]
+    errors[0] = errors[0].removeprefix("- ")
+    inner = [error for error in errors if _TYPE.match(error)]
+    if value.startswith("{") and "'class_path'" not in value and inner:
+        return inner[0]
+    kinds = [found[1] for error in errors if (found := _EXPECTED.fullmatch(error))]
+    classes = [error for error in errors if _NO_CLASS.match(error)]
+    known = [KINDS.get(kind, kind) for kind in kinds if kind != "NoneType"]
+    if not known or len(kinds) + len(classes) < len(errors) or (classes and _CLASS_NAME.fullmatch(value)):
+        return match[0]
+    return f"it must be {' or '.join(known)}, not {value!r}"
+
+
 def _unknown_class(name: str) -> str:
     registry = load_plugins()
     known = {*registry.registrations, *_class_names()}
     close = difflib.get_close_matches(name.rpartition(".")[2], known, cutoff=0.7)
-    guess = f"; did you mean {' or '.join(close)}?" if close else "; `unidiffuser codecs` lists the registered codecs."
+    guess = f"; did you mean {' or '.join(close)}?" if close else "; `unidiffuser list` shows what is registered."
     return " ".join([f"unknown class {name}{guess}", *registry.failures])
 
 

@@ -39,13 +39,13 @@ def run(argv: Sequence[str]) -> None:
     if config.num is not None:
         settings = replace(settings, queries={k: replace(q, num=config.num) for k, q in settings.queries.items()})
     settings.check()
+    metrics = [*_metrics_of(config.judge), *config.metrics]
+    if not metrics:
+        raise ValueError("nothing to measure: give --judge, or --metrics")
     directory = Path(config.directory)
     model = _load(directory, config.weights, config.device, allow_hub=config.allow_hub)
     out = Path(config.out or directory)
     out.mkdir(parents=True, exist_ok=True)
-    metrics = [*_metrics_of(config.judge), *config.metrics]
-    if not metrics:
-        raise ValueError("nothing to measure: give --judge, or --metrics")
     write(out, model, _evaluate(model, metrics, settings))
 
 
@@ -62,16 +62,15 @@ def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
 
 
 def _parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentParser
 
-    from unidiff_core.cli.option import PYTHON_ONLY, named
+    from unidiff_core.cli.option import add_options_of, named
     from unidiff_core.evaluation.judge import Judge
     from unidiff_core.evaluation.metric import Metric
     from unidiff_core.evaluation.run import Settings
     from unidiff_core.foundation.plugin import load_plugins
 
     load_plugins()
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(**named("evaluate", DESCRIPTION, takes_directory=True))
     parser.add_argument("directory", type=str, help="Model directory.")
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
@@ -92,7 +91,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
     parser.add_argument("--num", type=int | None, default=None, help="Samples of every query, in place of each own.")
-    parser.add_class_arguments(Settings, skip=set(PYTHON_ONLY))
+    add_options_of(parser, Settings)
     return parser
 
 

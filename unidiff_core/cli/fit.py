@@ -16,6 +16,7 @@ from pytorch_lightning.strategies import StrategyRegistry
 
 from unidiff_core.cli.option import named
 from unidiff_core.cli.progress import StepProgressBar
+from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
 from unidiff_core.foundation.plugin import load_plugins
@@ -50,7 +51,7 @@ class UniDiffuserCLI(LightningCLI):
             run=False,
             save_config_callback=None,  # the model directory records the configuration
             seed_everything_default=0,
-            # Our data modules split the global batch over processes themselves, whatever the strategy.
+            # Our data module splits the global batch over processes itself, whatever the strategy.
             trainer_defaults={"use_distributed_sampler": False},
             parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command)),
             auto_configure_optimizers=False,
@@ -77,11 +78,10 @@ class UniDiffuserCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Codecs that the configuration leaves out are those that encoded the latents: their manifest has them."""
         modalities = self.config.get("model.modalities") or {}
-        lacking = [name for name, row in modalities.items() if row.get("codec") is None]
+        lacking = [name for name, row in modalities.items() if row.init_args.codec is None]
         if lacking:
-            codecs = codecs_beside(self.config.data.train, lacking)
-            for name in lacking:
-                modalities[name]["codec"] = codecs[name]
+            for name, codec in codecs_beside(self.config.data.train, lacking).items():
+                modalities[name].init_args.codec = codec
 
     @property
     def checkpoint(self) -> str | None:
@@ -129,7 +129,14 @@ def codecs_beside(where: str | list[str], names: Sequence[str]) -> dict[str, Nam
         ValueError: if no manifest says, or two say different things; names the option that does.
     """
     found: dict[str, Any] = {}
-    for codecs in notes_at(where, "codecs"):
+    try:
+        notes = list(notes_at(where, "codecs"))
+    except ValueError as error:
+        raise ValueError(
+            f"no codec is given for {', '.join(names)}, so it is read from the manifest of data.train: {error}; or "
+            f"give model.modalities.{names[0]}.codec"
+        ) from error
+    for codecs in notes:
         for name in names:
             if name in codecs and found.setdefault(name, codecs[name]) != codecs[name]:
                 raise ValueError(
@@ -141,10 +148,10 @@ def codecs_beside(where: str | list[str], names: Sequence[str]) -> dict[str, Nam
             f"no codec is given for {', '.join(absent)}, and no manifest beside {where} records one "
             f"(`unidiffuser encode` does); give model.modalities.{absent[0]}.codec"
         )
-    return {name: _as_option(found[name]) for name in names}
+    return {name: _as_option(found[name], Codec) for name in names}
 
 
-def _as_option(config: Any) -> Any:
+def _as_option(config: Any, kind: type = object) -> Any:
     """A described object as the parser has it: ``class_path`` and ``init_args``, registered names only."""
     if isinstance(config, list):
         return [_as_option(item) for item in config]
@@ -153,7 +160,7 @@ def _as_option(config: Any) -> Any:
     fields = {name: _as_option(value) for name, value in config.items() if name != "class"}
     if "class" not in config:
         return fields
-    cls = load_plugins().find(config["class"])
+    cls = load_plugins().find(config["class"], kind)
     return Namespace(class_path=f"{cls.__module__}.{cls.__qualname__}", init_args=Namespace(**fields))
 
 

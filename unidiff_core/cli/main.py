@@ -23,9 +23,11 @@ COMMANDS = {
     "convert": ("convert", "read weights in another layout, such as the released ones, into a model directory"),
     "export": ("export", "write a model directory in another layout"),
     "new-codec": ("new_codec", "write a small distribution with a codec of your own, to begin from"),
-    "codecs": ("codecs", "list the registered codecs, from which distribution, with streams and licence"),
+    "list": ("list", "list what is registered: codecs, sources, processes, solvers, backbones, metrics, ..."),
 }
 """Command → its module and what it does."""
+ALIASES = {"codecs": ["list", "codecs"]}
+"""Command → what it stands for."""
 
 
 def help_text() -> str:
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         print(f"unidiffuser {version('unidiff-core')}")
         return
+    argv = ALIASES.get(argv[0], argv[:1]) + argv[1:]
     if argv[0] not in COMMANDS:
         fail(f"unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
     os.environ.setdefault("WDS_SECURE", "1")

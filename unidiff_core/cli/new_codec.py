@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
     write(options.name, folder)
     print(f"{folder}: {_class(options.name)}Codec of {_distribution(options.name)}. Next:\n")
     print(f'  pip install --editable "{folder if folder.is_absolute() else f"./{folder}"}[dev]"')
-    print(f"  python -m pytest {folder}\n  unidiffuser codecs")
+    print(f"  python -m pytest {folder}\n  unidiffuser list codecs")
 
 
 def check_name(name: str) -> None:

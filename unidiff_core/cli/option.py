@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
+_NONE = re.compile(r"(?:, )?default: (?:null|\{\}|\[\])(?=[,)])")
+_CLASS = re.compile(r"<class '([\w.]+)'>")
+_MODULE = re.compile(r"\b(?:\w+\.)+(?=[A-Z])")
+_DEFAULT = re.compile(r"default: .*?(?=, known subclasses: |\)$)")
+
 
 class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples."""
+    """Keeps the lines of the examples; shows classes without their modules, and no default where there is none."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text, bracket, notes = super()._expand_help(action).rpartition(" (")
+        if not bracket:
+            return notes
+        notes = self._noted(_MODULE.sub("", _CLASS.sub(r"\1", _NONE.sub("", notes)))).removeprefix(", ")
+        return f"{text} ({notes}" if notes.strip(")") else text
+
+    def _noted(self, notes: str) -> str:
+        return notes
+
+
+class DefaultsFormatter(HelpFormatter):
+    """Shows defaults alone: for a command whose options are explained in words."""
+
+    def _noted(self, notes: str) -> str:
+        return f"{default[0]})" if (default := _DEFAULT.search(notes)) else ""
 
 
 PARSER_OPTIONS: dict[str, Any] = {
@@ -36,13 +60,40 @@ class PlainParser(argparse.ArgumentParser):
         raise ValueError(f"{message}. `{self.prog} --help` lists the options.")
 
 
-def add_sampling_options(parser: ArgumentParser) -> None:
-    """The options of `SamplingOptions`, off its signature; what only Python can give is left out."""
-    from unidiff_core.sampling.options import SamplingOptions
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser.add_class_arguments(SamplingOptions, skip=set(PYTHON_ONLY))
-
-
 PYTHON_ONLY = ("constrain",)
 """Options of sampling that no text can say."""
+
+
+def add_options_of(parser: ArgumentParser, options: type, *, as_group: bool = True) -> None:
+    """The options of `SamplingOptions`, or of a class that has more, off its signature; not what only Python can give.
+
+    Args:
+        parser: of the command.
+        options: a dataclass; its attributes' docstrings explain them.
+        as_group: whether the help shows them apart.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser.add_class_arguments(options, skip=set(PYTHON_ONLY), as_group=as_group)
+    for name in ("--solver.help", "--guidance.help"):  # that a class may stand there is for YAML
+        parser._option_string_actions[name].help = argparse.SUPPRESS
+
+
+def tidied(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The same arguments as the parser wants them: what has no name first, and a bare flag as a value, ``--x=true``.
+
+    Otherwise argparse gives up an argument that may be left out, once options stand before it.
+    """
+    named: list[str] = []
+    unnamed: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            unnamed.append(word)
+            continue
+        action = parser._option_string_actions.get(word)
+        is_flag = action is not None and action.metavar == "{true,false}" and rest[:1] not in (["true"], ["false"])
+        named.append(f"{word}=true" if is_flag else word)
+        if not is_flag and "=" not in word and (action is None or action.nargs is None) and rest:
+            named.append(rest.pop(0))
+    return unnamed + named

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import Progress
 
-from unidiff_core.cli.option import PARSER_OPTIONS, add_sampling_options
+from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, tidied
 
 if TYPE_CHECKING:
     from unidiff_core.codec.codec import Raw
@@ -37,34 +37,40 @@ then the image; [start, end] is a solved path, a number a held time, 0 is clean 
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        **PARSER_OPTIONS | {"prog": "unidiffuser sample", "usage": USAGE, "description": DESCRIPTION}
-    )
+    from unidiff_core.sampling.options import SamplingOptions
+
+    # Plain YAML: what is said of a given value is taken at its word, ${…} too.
+    options = {"prog": "unidiffuser sample", "usage": USAGE, "description": DESCRIPTION, "parser_mode": "yaml"}
+    parser = ArgumentParser(**PARSER_OPTIONS | options | {"formatter_class": DefaultsFormatter})
     add = parser.add_argument
-    add("model", type=Path, help="model directory, as `unidiffuser fit` writes it")
-    add("text_spec", nargs="?", type=str, metavar="SPEC", help="timestep spec, text form")
-    add("--spec", type=str, metavar="MAPPING", help="timestep spec, mapping form (YAML)")
+    add("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")
+    add("text_spec", nargs="?", type=str, metavar="SPEC", help="Timestep spec, text form.")
+    add("--spec", type=str, metavar="MAPPING", help="Timestep spec, mapping form (YAML).")
     add(
         "--given",
         action="append",
         type=str,
         default=[],
         metavar="NAME=VALUE",
-        help="a value; a path to a file, or text; repeatable",
+        help="A value: a path to a file, or text. Repeatable.",
     )
-    add("--num", type=int | None, default=None, help="samples (default: one, or as many as are given)")
-    add_sampling_options(parser)
-    add("--weights", choices=["ema", "model"], default="ema", help="averaged weights, or the last ones")
+    add("--num", type=int | None, default=None, help="Samples: one, or as many as are given, if this is not.")
+    add_options_of(parser, SamplingOptions, as_group=False)
+    add("--weights", choices=["ema", "model"], default="ema", help="Averaged weights, or the last ones.")
     add("--device", type=str, default="cpu", help="cpu, cuda, ...")
-    add("--out", type=Path, default=Path("out"), help="folder for the samples")
-    add("--allow_hub", action="store_true", help="let codecs fetch weights by hub id")
+    add("--out", type=Path, default=Path("out"), help="Folder for the samples.")
+    add("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
     return parser
 
 
 def run(argv: Sequence[str]) -> None:
     """Parse the options, sample, write."""
+    from unidiff_core.foundation.plugin import load_plugins
+
     parser = _parser()
-    options = parser.instantiate_classes(parser.parse_args(list(argv)))
+    if not {"-h", "--help"} & {*argv}:  # which needs none of them, and answers at once
+        load_plugins()
+    options = parser.instantiate_classes(parser.parse_args(tidied(parser, argv)))
     if options.spec is None and options.text_spec is None:
         raise ValueError('nothing to sample: give a spec, like "image | text", or --spec with a mapping')
     spec = options.text_spec if options.spec is None else _mapping(options.spec, "--spec")

@@ -168,6 +168,8 @@ def _allows(stream: Stream, shape: tuple[int, ...]) -> bool:
         case "grid":
             sizes = zip(shape[1:], stream.patch, strict=True)
             return shape[0] == stream.channels and all(size and size % side == 0 for size, side in sizes)
+        case "symbols":
+            return all(shape)
         case _:
             return shape[-1] == stream.channels
 

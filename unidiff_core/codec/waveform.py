@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
+
+BLOCK = 2**16
+"""Samples that are read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,10 @@ class Waveform:
             raise ValueError(f"the rate of a waveform is at least 1 sample a second, not {self.rate}")
         object.__setattr__(self, "samples", samples)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Its samples, where numpy wants an array."""
+        return np.array(self.samples, dtype=dtype, copy=copy)
+
     @property
     def seconds(self) -> float:
         """Its duration."""
@@ -44,20 +52,26 @@ class Waveform:
 
 
 def from_wav(data: bytes) -> Waveform:
-    """A sound file, WAV or whatever else soundfile reads; its channels are averaged.
+    """A sound file, WAV or whatever else soundfile reads; its channels are averaged. A WAV file that is cut ends there.
 
     Raises:
         ValueError: if it is not one; says why.
     """
     import soundfile
 
+    parts: list[np.ndarray] = []
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float64", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate = file.samplerate
+            # Bit by bit: a damaged header may promise more than any memory holds.
+            while len(part := file.read(BLOCK, dtype="float64", always_2d=True)):
+                parts.append(part.mean(axis=1))
     except (soundfile.SoundFileError, TypeError) as error:
-        raise ValueError(f"not a readable sound file ({len(data)} bytes): {error}") from error
-    if not len(samples):
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        raise ValueError(f"not a readable sound file ({len(data)} bytes): {reason}") from error
+    if not parts:
         raise ValueError(f"the sound file ({len(data)} bytes) holds no samples")
-    return Waveform(samples.mean(axis=1), rate)
+    return Waveform(np.concatenate(parts), rate)
 
 
 def to_wav(waveform: Waveform) -> bytes:
@@ -71,11 +85,17 @@ def to_wav(waveform: Waveform) -> bytes:
 
 
 def fitted(waveform: Waveform, rate: int, num_samples: int) -> Float32[Tensor, " num_samples"]:
-    """Its samples at `rate`: resampled if need be, cut with a warning, or filled up with silence."""
+    """Its samples at `rate`: resampled if need be, cut with a warning, or filled up with silence.
+
+    Raises:
+        ValueError: if it is at another rate, and there is no torchaudio to resample it.
+    """
     samples = torch.from_numpy(waveform.samples)
     if waveform.rate != rate:
-        from torchaudio.functional import resample
-
+        try:
+            from torchaudio.functional import resample
+        except ImportError as error:
+            raise ValueError(f"a sound of {waveform.rate} Hz is resampled by torchaudio: pip install it") from error
         samples = resample(samples, waveform.rate, rate)
     if len(samples) > num_samples:
         warnings.warn(

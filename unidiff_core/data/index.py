@@ -91,7 +91,7 @@ class ShardIndex:
 
 
 def open_index(where: str | Path | Sequence[str]) -> ShardIndex:
-    """The index of the shards at `where`, on this machine; see `unidiff_core.store.list_shards`.
+    """The index of the shards at `where`, on this machine; see `unidiff_core.data.location.list_shards`.
 
     That of a folder with a manifest is kept beside it, and made anew if a shard's size or time has changed.
 

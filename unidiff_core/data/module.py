@@ -60,7 +60,10 @@ class OrderedData(pl.LightningDataModule):
             return None
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         with _naming(part):
-            return self.samples.open(where, self.codecs, device)
+            samples = self.samples.open(where, self.codecs, device)
+            if samples is None and part == "train":
+                raise ValueError(f"there is no {where!r} to train on")
+            return samples
 
     @property
     def processes(self) -> tuple[int, int]:

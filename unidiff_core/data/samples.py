@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
@@ -88,9 +89,8 @@ class RawSamples(Samples):
 
     def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> RawDataset:
         """Those of raw shards on this machine."""
-        if not codecs:
-            raise ValueError("raw samples are encoded by the codecs of the model, and this one has none")
-        return RawDataset(open_index(where), RawReader(codecs, self.members, self.clean))
+        reader = _reader(codecs, self.members, self.clean)
+        return RawDataset(open_index(where), reader)
 
 
 class SourceSamples(Samples):
@@ -127,7 +127,7 @@ class SourceSamples(Samples):
             return None
         if not isinstance(where, str) or where not in splits:
             raise ValueError(f"the source has no split {where!r}; there are {', '.join(splits)}")
-        reader = RawReader(codecs, self.members, self.clean)
+        reader = _reader(codecs, self.members, self.clean)
         if not self.cache:
             return self._uncached(where, reader)
         if where not in self._encoded:
@@ -171,7 +171,7 @@ class StoredDataset(Dataset[Batch]):
         """Those of encoded shards.
 
         Args:
-            where: the shards; see `unidiff_core.store.list_shards`.
+            where: the shards; see `unidiff_core.data.location.list_shards`.
             in_memory: read them all at once; by their size (`IN_MEMORY`) if not given.
 
         Raises:
@@ -297,10 +297,34 @@ class RawDataset(Dataset[Batch]):
         return self.stand_ins[name]
 
 
+def _reader(
+    codecs: Mapping[str, Codec], members: Mapping[str, str] | None, clean: Mapping[str, Cleaner] | None
+) -> RawReader:
+    """What reads raw samples for a model's codecs.
+
+    Raises:
+        ValueError: if there is no model with codecs.
+    """
+    if not codecs:
+        raise ValueError(
+            "raw samples are encoded by the codecs of the model, and there are none; give the data module to a trainer "
+            "of a `UniDiffuser`"
+        )
+    return RawReader(codecs, members, clean)
+
+
 def _counts(place: Place, having: Callable[[Tensor], dict[str, Tensor]]) -> tuple[int, dict[str, int]]:
     """Samples in the global batch, and modality → how many of them have it."""
     batch = place.rows if place.batch is None else place.batch
     return len(batch), {name: int(mask.sum()) for name, mask in having(batch).items()}
+
+
+def _settled(described: Mapping[str, Any], codec: Codec) -> dict[str, Any]:
+    """A described codec with one spelling of each path: a model directory says ``runs/model/../weights``."""
+    return {
+        key: os.path.normpath(value) if key in codec.weights and isinstance(value, str) else value
+        for key, value in described.items()
+    }
 
 
 def _warn_of_other_codecs(where: str | list[str], codecs: Mapping[str, Codec]) -> None:
@@ -308,7 +332,7 @@ def _warn_of_other_codecs(where: str | list[str], codecs: Mapping[str, Codec]) -
     present = describe_codecs(codecs)
     for encoded in notes_at(where, "codecs"):
         for name in encoded.keys() & present.keys():
-            then, now = encoded[name], present[name]
+            then, now = (_settled(row, codecs[name]) for row in (encoded[name], present[name]))
             if others := [key for key in {**then, **now} if then.get(key) != now.get(key)]:
                 pairs = "; ".join(f"{key} was {then.get(key)!r} and is {now.get(key)!r}" for key in others)
                 rank_zero_warn(

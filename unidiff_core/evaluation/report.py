@@ -157,9 +157,10 @@ def _verdict(row: Row) -> str:
 
 def _settings(evaluation: Evaluation) -> str:
     settings = evaluation.settings
-    queries = "; ".join(f"{name}: {query}" for name, query in settings.queries.items())
+    queries = "; ".join(f"{name}: {query.text(settings)}" for name, query in settings.queries.items())
     dropped = ", ignored modalities dropped" if settings.drop_ignored else ""
-    how = f"{settings.steps} steps of {settings.solver or 'the default solver'}{dropped}, seed {settings.seed}"
+    others = "".join(f", {name} {value}" for name, value in settings.others.items() if name != "guidance")
+    how = f"{settings.steps} steps of {settings.solver or 'the default solver'}{dropped}{others}, seed {settings.seed}"
     lines = (
         f"{how}, {evaluation.seconds:.0f} seconds in all.",
         f"Samples: {queries}.",

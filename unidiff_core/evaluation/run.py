@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 import numpy as np
 
@@ -15,16 +15,20 @@ from unidiff_core.data.location import list_shards
 from unidiff_core.evaluation.estimate import Estimate
 from unidiff_core.evaluation.metric import Drawn, Hits, Metric, Raws, Reference, Samples, load_samples
 from unidiff_core.foundation.atomic import write_json
-from unidiff_core.sampling.loop import OnStep
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.sampling.loop import OnStep, StepReport
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
+from unidiff_core.serialization.description import describe
+
+E = TypeVar("E")
 
 
 class Sampler(Protocol):
     """What evaluation needs of a model: `UniDiffuser` has it."""
 
     modalities: Any
-    """Name → modality, which has a `codec`."""
+    """Name → modality, which has a `codec` and a `process`."""
 
     def sample(
         self,
@@ -42,16 +46,17 @@ _HINTS = get_type_hints(SamplingOptions)
 _OPTIONS = [row for row in fields(SamplingOptions) if row.name not in ("batch_size", "constrain")]
 
 
+@dataclass(frozen=True)
 class _Query:
     """One thing to ask of the model: how many samples, and any of `SamplingOptions` in place of the settings' own."""
 
-    num: int
+    num: int = 1080
+    """Number of samples."""
 
     def options(self, settings: SamplingOptions) -> SamplingOptions:
         """How to sample: its own options, and the settings' where it has none."""
-        own = {row.name: getattr(self, row.name, None) for row in fields(SamplingOptions)}
         return SamplingOptions(
-            **{name: getattr(settings, name) if value is None else value for name, value in own.items()}
+            **{row.name: getattr(settings, row.name) for row in fields(SamplingOptions)} | self.stated()
         )
 
     def stated(self) -> dict[str, Any]:
@@ -59,8 +64,9 @@ class _Query:
         rows = {row.name: getattr(self, row.name) for row in _OPTIONS}
         return {name: value for name, value in rows.items() if value is not None}
 
-    def __str__(self) -> str:
-        stated = {"guidance": 0.0} | self.stated()
+    def text(self, settings: SamplingOptions) -> str:
+        """For a person: number of samples, guidance, and the other options that it states itself."""
+        stated = {"guidance": settings.guidance} | self.stated()
         own = [stated.pop("solver", None), (steps := stated.pop("steps", None)) and f"{steps} steps"]
         texts = [
             f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in stated.items()
@@ -70,8 +76,9 @@ class _Query:
 
 Query: Any = make_dataclass(
     "Query",
-    [("num", int, 1080), *((row.name, _HINTS[row.name] | None, None) for row in _OPTIONS)],
+    [(row.name, _HINTS[row.name] | None, None) for row in _OPTIONS],
     bases=(_Query,),
+    namespace={"__doc__": _Query.__doc__},
     frozen=True,
 )
 """A query of an evaluation; what it may state is read off `SamplingOptions`."""
@@ -148,17 +155,43 @@ class Settings(SamplingOptions):
         for folder in (self.train, self.test):
             list_shards(folder)
 
+    @property
+    def others(self) -> dict[str, Any]:
+        """The options of sampling that are seldom stated, as plain data: those that are not the default."""
+        default = SamplingOptions()
+        rows = {row.name: getattr(self, row.name) for row in fields(SamplingOptions) if row.name not in _ALWAYS_TOLD}
+        return {name: _plain(value) for name, value in rows.items() if value != getattr(default, name)}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data; options that are as they always were are left out."""
-        own = ("train", "test", "criteria", "num_examples", "batch_size", "steps", "solver", "drop_ignored", "seed")
-        plain = asdict(self)
-        default = asdict(SamplingOptions())
-        queries = {
-            name: {"num": query.num, "guidance": self.guidance, "steps": None, "solver": None} | query.stated()
-            for name, query in self.queries.items()
+        defaults = {"guidance": self.guidance, "steps": None, "solver": None}
+        return {
+            "train": self.train,
+            "test": self.test,
+            "queries": {
+                name: {"num": query.num} | {key: _plain(value) for key, value in (defaults | query.stated()).items()}
+                for name, query in self.queries.items()
+            },
+            "criteria": [asdict(criterion) for criterion in self.criteria],
+            **{name: _plain(getattr(self, name)) for name in _ALWAYS_TOLD},
+            "num_examples": self.num_examples,
+            **self.others,
         }
-        more = {name: plain[name] for name in default if name not in own and plain[name] != default[name]}
-        return {**{name: plain[name] for name in own}, "queries": queries, **more}
+
+
+_ALWAYS_TOLD = ("steps", "solver", "drop_ignored", "seed", "batch_size")
+
+
+def _plain(value: Any) -> Any:
+    """An option as plain data, whatever Python gave: what no plugin registered is told by its text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    try:
+        return describe(value, load_plugins())
+    except ValueError:
+        return getattr(value, "__qualname__", str(value))
 
 
 @dataclass(frozen=True)
@@ -228,13 +261,11 @@ def draw(
     given_names = [given for given, path in spec.paths.items() if path.needs_value]
     index = [i % len(test) for i in range(query.num)]
     given = {given: [test.raws[given][i] for i in index] for given in given_names}
-    solved = model.sample(
-        name,
-        given=given,
-        num=query.num,
-        options=query.options(settings),
-        on_step=lambda report: advance(query.num * report.step / report.steps),
-    )
+
+    def on_step(report: StepReport) -> None:
+        advance(query.num * report.step / report.steps)
+
+    solved = model.sample(name, given=given, num=query.num, options=query.options(settings), on_step=on_step)
     return Drawn(given, solved, {label: [values[i] for i in index] for label, values in test.labels.items()})
 
 
@@ -266,30 +297,50 @@ def evaluate(
         advance: called with a query and the number of its samples done so far.
 
     Raises:
-        ValueError: if the settings or the shards do not fit the model or a metric.
+        ValueError: if the settings or the shards do not fit the model or a metric, or two metrics have one name.
     """
     start = time.perf_counter()
     settings.check()
     reference = _reference(model, settings)
     for metric in metrics:
         metric.fit(reference)
-    result = Evaluation({}, {}, settings)
-    for metric in metrics:
-        result.judges |= metric.accuracies(reference)
+    result = Evaluation({}, _accuracies(metrics, reference), settings)
     for name in settings.queries:
         drawn = draw(model, name, settings, reference.test, lambda done, name=name: advance(name, done))  # type: ignore[misc]
         rows = [metric.measure(drawn, reference) for metric in metrics]
-        result.queries[name] = {key: cell for row in rows for key, cell in row.estimates.items()}
+        result.queries[name] = _united(row.estimates for row in rows)
         faults = {key: hits for row in rows for key, hits in row.faults.items()}
         result.examples[name] = _examples(drawn, faults, settings.num_examples)
     result.seconds = time.perf_counter() - start
     return result
 
 
+def _accuracies(metrics: Sequence[Metric], reference: Reference) -> dict[str, dict[str, Estimate]]:
+    """Modality → label → how well the metrics read real test samples."""
+    rows = [metric.accuracies(reference) for metric in metrics]
+    return {name: _united(row.get(name, {}) for row in rows) for name in {name: None for row in rows for name in row}}
+
+
+def _united(rows: Iterable[Mapping[str, E]]) -> dict[str, E]:
+    """What several metrics say, in their order."""
+    united: dict[str, E] = {}
+    for row in rows:
+        if twice := united.keys() & row.keys():
+            raise ValueError(
+                f"two metrics give {', '.join(sorted(twice))}; name one of them differently, or leave it out"
+            )
+        united |= row
+    return united
+
+
 def _reference(model: Sampler, settings: Settings) -> Reference:
     """The real samples of the modalities that the queries are about; the shards need not hold the others."""
-    specs = [TimestepSpec.parse(name, model.modalities) for name in settings.queries]
-    used = {name for spec in specs for name in (*spec.solved, *spec.held)}
+    used: set[str] = set()
+    for name, query in settings.queries.items():
+        spec, options = TimestepSpec.parse(name, model.modalities), query.options(settings)
+        options.guidance_for(spec)
+        options.solvers_for(spec, {key: modality.process for key, modality in model.modalities.items()})
+        used |= {*spec.solved, *spec.held}
     codecs: dict[str, Codec] = {name: modality.codec for name, modality in model.modalities.items() if name in used}
     test = load_samples(settings.test, codecs)
     return Reference(load_samples(settings.train, codecs, missing="keep"), test)

@@ -109,13 +109,12 @@ class Shared(TimestepLaw):
         law: of the one time; the paper's if not given.
     """
 
-    def __init__(self, law: TimestepLaw | None = None) -> None:
+    def __init__(self, law: Each | None = None) -> None:
         self.law = law or Uniform()
 
     def times(self, uniforms: Uniforms, choice: Float64[Tensor, " b"]) -> dict[str, Tensor]:
         """The law's time for `choice`."""
-        time = self.law.times({"": choice}, choice)[""]
-        return dict.fromkeys(uniforms, time)
+        return dict.fromkeys(uniforms, self.law.time(choice))
 
 
 class Independent(TimestepLaw):
@@ -126,15 +125,12 @@ class Independent(TimestepLaw):
         rest: of the modalities that are not named; the paper's if not given.
     """
 
-    def __init__(self, laws: dict[str, TimestepLaw], rest: TimestepLaw | None = None) -> None:
+    def __init__(self, laws: dict[str, Each], rest: Each | None = None) -> None:
         self.laws, self.rest = laws, rest or Uniform()
 
     def times(self, uniforms: Uniforms, choice: Float64[Tensor, " b"]) -> dict[str, Tensor]:
         """Each law's time for its modality."""
-        times: dict[str, Tensor] = {}
-        for name, uniform in uniforms.items():
-            times |= self.laws.get(name, self.rest).times({name: uniform}, choice)
-        return times
+        return {name: self.laws.get(name, self.rest).time(uniform) for name, uniform in uniforms.items()}
 
     def check(self, modalities: Sequence[str]) -> None:
         """No law is for a modality that does not exist."""
@@ -175,7 +171,7 @@ class Mixture(TimestepLaw):
             law.check(modalities)
 
 
-def law_of(law: TimestepLaw | Mapping[str, TimestepLaw] | None, modalities: Sequence[str]) -> TimestepLaw:
+def law_of(law: TimestepLaw | Mapping[str, Each] | None, modalities: Sequence[str]) -> TimestepLaw:
     """A law as a recipe writes it: one for all, one for each by name, or none, which is the paper's.
 
     Raises:

@@ -13,15 +13,14 @@ from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.model import IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
 from unidiff_codecs.released.released_folder import TOKENIZER_FILES
 from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_sizes
-from unidiff_codecs.released.state import find_weights, read_state
+from unidiff_codecs.released.state import check_names, check_shapes, find_weights, read_state, shapes_of
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
+from unidiff_core import Converter, ForwardProcess, Gaussian
 from unidiff_core.codec.weights import locate, read_config, require
 from unidiff_core.network.uvit import UViT
-from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import ScaledLinear
-from unidiff_core.process.process import ForwardProcess
-from unidiff_core.serialization.converter import Converter, Report
+from unidiff_core.serialization.converter import Report
 from unidiff_core.serialization.description import Description, Pretrained
 
 NETWORK, AUTOENCODER, TEXT_DECODER, TOKENIZER = "unet", "vae", "text_decoder", "text_tokenizer"
@@ -75,6 +74,9 @@ class DiffusersFolder(Converter):
         """See `Converter.write`."""
         backbone, image, text = _parts(model.description)
         state = {name.removeprefix("backbone."): value for name, value in model.state.items()}
+        ours = shapes_of(backbone.state_dict())
+        check_names(state, ours, Path("the model"))
+        check_shapes(state, ours, Path("the model"))
         sizes = Sizes.of(backbone)
         config, decoder = diffusers_config(sizes), TextDecoder.from_pretrained(text.text_decoder)
         _write(folder / TEXT_DECODER, text_decoder.diffusers_config(decoder), text_decoder.export_state(decoder))

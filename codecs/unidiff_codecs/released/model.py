@@ -13,9 +13,8 @@ from unidiff_codecs.image import ImageCodec
 from unidiff_codecs.released.sizes import Sizes
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
+from unidiff_core import Gaussian, Modality
 from unidiff_core.foundation.plugin import load_plugins
-from unidiff_core.modality import Modality
-from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import ScaledLinear
 from unidiff_core.serialization.description import Description, Pretrained, describe
 

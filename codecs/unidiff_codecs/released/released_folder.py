@@ -9,8 +9,9 @@ from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.model import GPT2, IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
 from unidiff_codecs.released.sizes import released_sizes
 from unidiff_codecs.released.state import read_state
+from unidiff_core import Converter
 from unidiff_core.codec.weights import locate
-from unidiff_core.serialization.converter import Converter, Report
+from unidiff_core.serialization.converter import Report
 from unidiff_core.serialization.description import Pretrained
 
 NETWORKS = ("uvit_v0.pth", "uvit_v1.pth")

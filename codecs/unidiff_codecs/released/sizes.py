@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unidiff_codecs.released.names import TYPES, names_of
 from unidiff_codecs.released.state import State, check_names, check_telling
-from unidiff_core.foundation.stream import Stream
+from unidiff_core import Stream
 from unidiff_core.network.backbone import Ports
 from unidiff_core.network.uvit import UViT, ports_of
 

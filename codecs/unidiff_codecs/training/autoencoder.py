@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from unidiff_codecs.image import load_autoencoder, to_images
 from unidiff_codecs.picture import contact_sheet
 from unidiff_codecs.training.augmentation import augmented, normalised
-from unidiff_core.codec.training import NetworkTraining
-from unidiff_core.data.columns import Batches, Columns, ShardData
+from unidiff_core import Batches, Columns, NetworkTraining, ShardData
 
 SAMPLES = 2000
 """Training images that the scaling factor is measured on."""

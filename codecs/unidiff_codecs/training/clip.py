@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from unidiff_codecs.clip import CONFIG, STATISTICS, WEIGHTS, tokenize
 from unidiff_codecs.training.augmentation import augmented
-from unidiff_core.codec.training import NetworkTraining
-from unidiff_core.data.columns import Batches, Columns, ShardData
+from unidiff_core import Batches, Columns, NetworkTraining, ShardData
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
 

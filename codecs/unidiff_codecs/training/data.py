@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from unidiff_codecs.image import square
-from unidiff_core.data.columns import Batches, Columns, ShardData
-from unidiff_core.data.location import read_having
+from unidiff_core import Batches, Columns, ShardData, read_having
 
 
 class ImageData(ShardData):

@@ -11,9 +11,8 @@ from torch import Tensor
 from unidiff_codecs.clip import TextState
 from unidiff_codecs.text_decoder import IGNORED, TextDecoder, read_tokenizer
 from unidiff_codecs.training.data import CaptionData
-from unidiff_core.codec.training import NetworkTraining
+from unidiff_core import Columns, NetworkTraining
 from unidiff_core.codec.weights import locate
-from unidiff_core.data.columns import Columns
 
 END = "<|EOS|>"
 """The added symbol, last of the vocabulary."""

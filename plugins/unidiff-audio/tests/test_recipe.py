@@ -5,8 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from unidiff_core.cli import evaluate, shards
+from unidiff_core.cli import encode, evaluate, shards
 from unidiff_core.cli.fit import UniDiffuserCLI
+from unidiff_core.data.shard import write_shard
 from unidiff_core.sampling.spec import TimestepSpec
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "digits_audio"
@@ -38,9 +39,15 @@ def test_every_query_over_three_modalities_is_asked():
 
 def test_the_model_is_made_of_the_codecs_that_encode(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    codecs = read("encode")["codecs"]
-    assert {name: row["codec"] for name, row in read("fit")["model"]["modalities"].items()} == codecs
+    codecs, fitted = read("encode")["codecs"], read("fit")
+    assert fitted["model"]["modalities"].keys() == codecs.keys()
+    write_shard(Path("nothing.tar"), [])  # encoding no sample loads no network, and records the codecs
+    encode.run(["-c", str(RECIPE / "encode.yaml"), f"--folders={{nothing.tar: {fitted['data']['train']}}}"])
     model = UniDiffuserCLI("fit", ["-c", str(RECIPE / "fit.yaml")]).model
+    for name, row in codecs.items():
+        codec = model.modalities[name].codec
+        assert type(codec).__name__ == row["class_path"]
+        assert {option: getattr(codec, option) for option in row["init_args"]} == row["init_args"]
     assert model.shapes["audio.mel"] == (8, 6) and list(model.modalities) == ["image", "text", "audio"]
     declared, trained = codecs["audio"]["init_args"], read("autoencoder")
     sizes = trained["model"]["init_args"]

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from unidiff_audio.autoencoder import MelAutoencoder
 from unidiff_audio.vocoder import GriffinLimVocoder, Vocoder
-from unidiff_core.codec.frozen import FrozenCodec
-from unidiff_core.codec.waveform import Waveform, fitted, from_wav, to_wav
-from unidiff_core.foundation.stream import Stream
+from unidiff_core import FrozenCodec, Stream, Waveform
+from unidiff_core.codec.waveform import fitted, from_wav, to_wav
 
 SECONDS_AT_ONCE = 60.0
 """Of sound that the networks see at a time: bounds memory, changes no result."""
@@ -57,7 +56,7 @@ class WaveformCodec(FrozenCodec):
         """
         for raw in raws:
             if not isinstance(raw, Waveform):
-                raise ValueError(f"a sound must be a Waveform, not {type(raw).__name__}; unidiff_audio.waveform has it")
+                raise ValueError(f"a sound must be a Waveform, not {type(raw).__name__}; unidiff_core has it")
         return self.place(torch.stack([fitted(raw, self.rate, self.num_samples) for raw in raws]))
 
     def waveforms(self, samples: Tensor) -> list[Waveform]:
@@ -65,7 +64,7 @@ class WaveformCodec(FrozenCodec):
         return [Waveform(row.numpy(), self.rate) for row in samples.float().clamp(-1, 1).cpu()]
 
     def from_bytes(self, data: bytes) -> Waveform:
-        """A WAV file of integer PCM → its sound, at its own rate and length; channels are averaged.
+        """A sound file, WAV or another → its sound, at its own rate and length; channels are averaged.
 
         Raises:
             ValueError: if it is not such a file; says why.

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from unidiff_audio.codec import WaveformCodec
-from unidiff_core.codec.waveform import Waveform
+from unidiff_core import Stream, Waveform
 from unidiff_core.codec.weights import locate, read_config, require
-from unidiff_core.foundation.stream import Stream
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODELS = {"encodec": "EncodecModel", "dac": "DacModel"}

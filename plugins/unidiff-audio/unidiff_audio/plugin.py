@@ -1,16 +1,15 @@
 """What this distribution registers."""
 
-from unidiff_core.foundation.plugin import hookimpl
-from unidiff_core.foundation.registry import Registry
+from unidiff_core import Registry, hookimpl
 
 
 @hookimpl
 def unidiff_register(registry: Registry) -> None:
-    """Register the codecs, and the vocoder that a model directory may name."""
+    """Register the codecs, the vocoder that a model directory may name, and what trains the autoencoder."""
     from unidiff_audio.codec import AudioCodec
     from unidiff_audio.neural import NeuralAudioCodec
+    from unidiff_audio.training import AudioData, MelAutoencoderTraining
     from unidiff_audio.vocoder import GriffinLimVocoder
 
-    registry.add(AudioCodec)
-    registry.add(NeuralAudioCodec)
-    registry.add(GriffinLimVocoder)
+    for cls in (AudioCodec, NeuralAudioCodec, GriffinLimVocoder, MelAutoencoderTraining, AudioData):
+        registry.add(cls)

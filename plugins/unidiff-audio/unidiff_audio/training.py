@@ -10,10 +10,8 @@ from torch.nn import functional as F
 
 from unidiff_audio.autoencoder import MelAutoencoder
 from unidiff_audio.vocoder import GriffinLimVocoder
-from unidiff_core.codec.training import NetworkTraining
-from unidiff_core.codec.waveform import Waveform, fitted, from_wav, to_wav
-from unidiff_core.data.columns import Batches, Columns, ShardData
-from unidiff_core.data.location import read_having
+from unidiff_core import Batches, Columns, NetworkTraining, ShardData, Waveform, read_having
+from unidiff_core.codec.waveform import fitted, from_wav, to_wav
 
 SHOWN = 12
 """Held-out sounds that are written as files."""
@@ -28,7 +26,7 @@ class AudioData(ShardData):
         seconds: sounds are cut or filled up with silence to it.
         batch_size: sounds per step.
         holdout: share that is held out, 0..1.
-        member: member that holds the sound, as WAV. Samples without one are left out.
+        member: member that holds the sound, a file of any kind that can be read. Samples without one are left out.
         seed: of the order.
     """
 

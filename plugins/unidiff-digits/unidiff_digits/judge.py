@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from unidiff_core.codec.codec import Raw
-from unidiff_core.evaluation.judge import Judge
+from unidiff_core import Judge, Raw
 from unidiff_digits import tone
 from unidiff_digits.grammar import parse, spot
 from unidiff_digits.source import SIZE

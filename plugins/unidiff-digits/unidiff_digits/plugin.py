@@ -1,7 +1,6 @@
 """What this distribution registers."""
 
-from unidiff_core.foundation.plugin import hookimpl
-from unidiff_core.foundation.registry import Registry
+from unidiff_core import Registry, hookimpl
 
 
 @hookimpl

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from unidiff_core.data.shard import Members
-from unidiff_core.data.source import Source
+from unidiff_core import Members, Source
 from unidiff_digits import tone
 from unidiff_digits.grammar import COLOURS, GROUNDS, PHRASINGS, phrase
 

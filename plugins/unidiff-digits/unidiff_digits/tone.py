@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import wave
 from collections.abc import Sequence
 
 import numpy as np
+
+from unidiff_core import Waveform
+from unidiff_core.codec.waveform import to_wav
 
 RATE = 8000
 """Samples a second of the sounds that are made here, telephony's own."""
@@ -90,11 +91,5 @@ def _frames(samples: np.ndarray, width: int) -> np.ndarray:
 
 
 def wav(samples: np.ndarray, rate: int = RATE) -> bytes:
-    """A sound ``[n]`` in -1..1 as a WAV file: mono, 16-bit PCM."""
-    stream = io.BytesIO()
-    with wave.open(stream, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(np.rint(samples * 32767).astype("<i2").tobytes())
-    return stream.getvalue()
+    """A sound ``[n]`` in -1..1 as a WAV file: mono, 16-bit PCM, 1 being its largest number."""
+    return to_wav(Waveform(np.rint(samples * 32767) / 2**15, rate))

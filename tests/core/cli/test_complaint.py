@@ -13,7 +13,7 @@ ENCODE = ["encode", "--folders={a: b}"]
     ("arguments", "says"),
     [
         (["--codecs={x: ImagCodec}"], "codecs: unknown class ImagCodec; did you mean ImageCodec? `unidiffuser encode"),
-        (["--codecs={x: Nonsense}"], "unknown class Nonsense; `unidiffuser codecs` lists the registered codecs."),
+        (["--codecs={x: Nonsense}"], "unknown class Nonsense; `unidiffuser list` shows what is registered."),
         (["--codecs={x: wholly.Other}"], "codecs: No module named 'wholly'."),
         (
             ["--codecs={x: {class_path: ImageCodec, init_args: {sise: 3}}}"],
@@ -34,6 +34,7 @@ def test_an_error_says_what_was_wrong_and_what_is_known(arguments, says, capsys)
 
 def test_an_option_of_a_nested_class_is_named_without_type_expressions(capsys):
     with pytest.raises(SystemExit):
-        main(["fit", "-c", "recipes/digits/fit.yaml", "--model.modalities.image.codec.sise=3"])
+        codec = "--model.modalities.image.codec"
+        main(["fit", "-c", "recipes/digits/fit.yaml", f"{codec}=ImageCodec", f"{codec}.sise=3"])
     said = " ".join(capsys.readouterr().err.split())
     assert "model.modalities: codec: ImageCodec has no option 'sise'; it takes" in said and "NoneType" not in said, said

@@ -38,8 +38,9 @@ def process(*command, env):
 
 def test_the_project_passes_its_tests_is_listed_trains_and_samples(project):
     assert "3 passed" in process("pytest", "-q", env=project)
-    row = next(line for line in process("unidiff_core.cli.main", "codecs", env=project).splitlines() if "SeaL" in line)
-    assert "SeaLevelCodec" in row and "unidiff-sea-level" in row and "values 2×32 /4" in row
+    listed = process("unidiff_core.cli.main", "list", "codecs", env=project).split("\n\n")
+    block = next(block for block in listed if block.startswith("SeaL"))
+    assert "SeaLevelCodec" in block and "unidiff-sea-level" in block and "values 2×32 /4" in block
     for command in ("shards", "encode", "fit"):
         main([command, "-c", f"recipe/{command}.yaml", *(SHORT if command == "fit" else ())])
     main(["sample", "runs/sea_level", "sea_level", "--num", "3", "--steps", "2", "--out", "out"])
@@ -82,5 +83,5 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path, capsys):
     assert not list((tmp_path / "mine").iterdir())
     main(["new-codec", "tides", "--out", str(tmp_path / "new" / "tides")])
     printed = capsys.readouterr().out
-    assert f'pip install --editable "{tmp_path}/new/tides[dev]"' in printed and "unidiffuser codecs" in printed
+    assert f'pip install --editable "{tmp_path}/new/tides[dev]"' in printed and "unidiffuser list codecs" in printed
     assert (tmp_path / "new/tides/unidiff_tides/codec.py").is_file()

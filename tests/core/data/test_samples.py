@@ -22,11 +22,20 @@ from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
 from unidiff_core.data.index import INDEX, open_index
 from unidiff_core.data.location import read_shards
-from unidiff_core.data.module import RawData, SourceData, StoredData, _warn_of_other_codecs
+from unidiff_core.data.module import OrderedData
 from unidiff_core.data.order import Place
-from unidiff_core.data.samples import RawSamples, RecordsInMemory, StoredSamples, TensorsInMemory, TensorsOnDisk
+from unidiff_core.data.samples import (
+    RawDataset,
+    RawSamples,
+    RecordsInMemory,
+    SourceSamples,
+    StoredDataset,
+    StoredSamples,
+    _warn_of_other_codecs,
+)
 from unidiff_core.data.shard import STORED, write_shards
 from unidiff_core.data.source import Source
+from unidiff_core.data.tensors import TensorsInMemory, TensorsOnDisk
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.network.uvit import UViT
 
@@ -55,9 +64,11 @@ class NumberCodec(Codec):
 
 
 class ScaledCodec(NumberCodec):
-    def __init__(self, scale=1.0):
+    weights = ("table",)
+
+    def __init__(self, scale=1.0, table="runs/table"):
         super().__init__()
-        self.scale = scale
+        self.scale, self.table = scale, table
 
 
 class OddCleaner(Cleaner):
@@ -92,6 +103,18 @@ def place(*numbers):
     return Place(torch.tensor(numbers), torch.arange(len(numbers)), 0)
 
 
+def attached(data, first=0):
+    """A data module in the hands of a trainer, at a step, of a model with these codecs."""
+    data.trainer = SimpleNamespace(
+        global_step=first,
+        global_rank=0,
+        world_size=1,
+        lightning_module=SimpleNamespace(modalities={name: Modality(codec) for name, codec in CODECS.items()}),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    return data
+
+
 def same(one, two):
     assert one.stored.keys() == two.stored.keys() and one.present.keys() == two.present.keys()
     assert all(torch.equal(one.stored[key], two.stored[key]) for key in one.stored)
@@ -101,7 +124,7 @@ def same(one, two):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_memory_map_gives_what_memory_gives(tmp_path, dtype):
     folder = stored_shards(tmp_path, rows(gaps=True), missing="keep", dtype=dtype)
-    mapped, held = StoredSamples.at(folder, in_memory=False), StoredSamples.at(folder)
+    mapped, held = StoredDataset.at(folder, in_memory=False), StoredDataset.at(folder)
     assert isinstance(mapped.tensors, TensorsOnDisk) and isinstance(held.tensors, TensorsInMemory)
     assert len(mapped) == len(held) == 40
     for at in (place(*range(40)), place(39, 0, 17, 2, 2), place(0, 1), place(2, 12)):
@@ -118,14 +141,14 @@ def test_the_memory_map_gives_what_memory_gives(tmp_path, dtype):
 
 def test_the_index_is_kept_and_made_anew_when_a_shard_changes(tmp_path, monkeypatch):
     folder = stored_shards(tmp_path, rows())
-    first = StoredSamples.at(folder, in_memory=False)[place(3)]
+    first = StoredDataset.at(folder, in_memory=False)[place(3)]
     kept = (tmp_path / INDEX).stat().st_mtime_ns
-    monkeypatch.setattr("unidiff_core.index.build_index", lambda paths: pytest.fail("built again"))
-    same(StoredSamples.at(folder, in_memory=False)[place(3)], first)
+    monkeypatch.setattr("unidiff_core.data.index.build_index", lambda paths: pytest.fail("built again"))
+    same(StoredDataset.at(folder, in_memory=False)[place(3)], first)
     assert (tmp_path / INDEX).stat().st_mtime_ns == kept
     monkeypatch.undo()
     stored_shards(tmp_path, rows()[1:])
-    assert StoredSamples.at(folder, in_memory=False)[place(3)].stored["a.v"][0, 0] * 40 == 4
+    assert StoredDataset.at(folder, in_memory=False)[place(3)].stored["a.v"][0, 0] * 40 == 4
     (tmp_path / INDEX).write_bytes(b"damaged")
     assert len(open_index(folder)) == 39
 
@@ -173,13 +196,13 @@ def test_a_sample_that_differs_is_named(tmp_path, content, says):
     ]
     write_shards(tmp_path, [{"__key__": f"{i:04d}"} | row for i, row in enumerate(members)])
     with pytest.raises(ValueError, match=says):
-        StoredSamples.at(str(tmp_path))
+        StoredDataset.at(str(tmp_path))
 
 
 def test_shards_that_cannot_be_read_at_random_are_refused(tmp_path):
     write_shards(tmp_path, rows())
     with pytest.raises(ValueError, match="no stored latents"):
-        StoredSamples.at(str(tmp_path))
+        StoredDataset.at(str(tmp_path))
     (tmp_path / "00000.tar").rename(tmp_path / "a.tar.gz")
     with pytest.raises(ValueError, match="compressed"):
         open_index(f"{tmp_path}/a.tar.gz")
@@ -196,11 +219,10 @@ def test_shards_that_cannot_be_read_at_random_are_refused(tmp_path):
 def test_a_resumed_run_reads_on_where_it_was_whatever_reads(tmp_path):
     folder = stored_shards(tmp_path, rows())
 
-    def batches(first, **options):
-        data = StoredData(folder, batch_size=12, micro_batch_size=6, seed=3, **options)
-        module = SimpleNamespace(modalities={name: Modality(codec) for name, codec in CODECS.items()})
-        data.trainer = SimpleNamespace(global_step=first, global_rank=0, world_size=1, lightning_module=module)
-        found = list(islice(data.train_dataloader(), 16))
+    def batches(first, in_memory=None, num_workers=0):
+        samples = StoredSamples(in_memory)
+        data = OrderedData(folder, None, samples, batch_size=12, micro_batch_size=6, seed=3, num_workers=num_workers)
+        found = list(islice(attached(data, first).train_dataloader(), 16))
         return [(batch.step, batch.index.tolist(), batch.stored["a.v"][:, 0].tolist()) for batch in found]
 
     whole = batches(0)
@@ -212,8 +234,8 @@ def test_a_resumed_run_reads_on_where_it_was_whatever_reads(tmp_path):
 
 def test_validation_is_in_order_and_each_sample_once(tmp_path):
     folder = stored_shards(tmp_path, rows())
-    assert StoredData(folder).val_dataloader() == []
-    (batch,) = StoredData(folder, folder).val_dataloader()
+    assert OrderedData(folder).val_dataloader() == []
+    (batch,) = OrderedData(folder, folder).val_dataloader()
     assert batch.stored["a.v"][:, 0].mul(40).round().tolist() == list(range(40))
 
 
@@ -222,7 +244,7 @@ def test_validation_is_in_order_and_each_sample_once(tmp_path):
 
 def test_raw_samples_stand_in_for_what_is_missing(tmp_path):
     write_shards(tmp_path, [*rows(gaps=True), raw(40, num=None, b=None)], shard_size=7)
-    samples = RawSamples(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS))
+    samples = RawDataset(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS))
     assert len(samples) == 40, "a sample without any modality is left out"
     batch = samples[place(1, 2, 3)]
     assert batch.raws == {"a": [1.0, 2.0, 0.0], "b": [-1.0, 0.0, -3.0]}
@@ -230,18 +252,18 @@ def test_raw_samples_stand_in_for_what_is_missing(tmp_path):
         "a": [True, True, False],
         "b": [True, False, True],
     }
-    cleaned = RawSamples(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS, {"a": OddCleaner()}))
+    cleaned = RawDataset(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS, {"a": OddCleaner()}))
     assert cleaned[place(0, 1)].present["a"].tolist() == [True, False]
 
 
 def test_an_unreadable_raw_sample_is_named(tmp_path):
     write_shards(tmp_path, [raw(0), raw(1, b=b"minus one")])
-    samples = RawSamples(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS))
+    samples = RawDataset(open_index(str(tmp_path)), RawReader(CODECS, MEMBERS))
     with pytest.raises(ValueError, match=r"sample 0001 of .*00000\.tar, member \.b: could not convert"):
         samples[place(0, 1)]
     with pytest.raises(ValueError, match=r"no sample has a member \.wav for 'b'"):
-        RawSamples(open_index(str(tmp_path)), RawReader(CODECS, {"b": "wav"}))
-    odd = RawSamples(RecordsInMemory([raw(1), raw(3)]), RawReader(CODECS, MEMBERS, {"a": OddCleaner()}))
+        RawDataset(open_index(str(tmp_path)), RawReader(CODECS, {"b": "wav"}))
+    odd = RawDataset(RecordsInMemory([raw(1), raw(3)]), RawReader(CODECS, MEMBERS, {"a": OddCleaner()}))
     with pytest.raises(ValueError, match="cleaning leaves nothing of any sample of 'a'"):
         odd[place(0)]
 
@@ -292,21 +314,22 @@ def test_stored_raw_and_source_are_the_same_run(tmp_path, gaps, capsys):
     folder = stored_shards(tmp_path / "stored", list(read_shards(tmp_path / "raw")), missing="keep")
     raws, options = str(tmp_path / "raw"), {"batch_size": 16, "seed": 5}
     missing = {"missing": "keep" if gaps else "error", "members": MEMBERS}
-    expected = losses(StoredData(folder, folder, **options), tmp_path)
-    for data in (
-        StoredData(folder, folder, in_memory=False, **options),
-        RawData(raws, raws, members=MEMBERS, **options),
-        RawData(raws, raws, members=MEMBERS, num_workers=1, **options),
-        SourceData(RowsSource(gaps), **missing, **options),
-        SourceData(RowsSource(gaps), cache=False, **missing, **options),
+    expected = losses(OrderedData(folder, folder, **options), tmp_path)
+    for where, samples, workers in (
+        (folder, StoredSamples(in_memory=False), 0),
+        (raws, RawSamples(MEMBERS), 0),
+        (raws, RawSamples(MEMBERS), 1),
+        (None, SourceSamples(RowsSource(gaps), **missing), 0),
+        (None, SourceSamples(RowsSource(gaps), cache=False, **missing), 0),
     ):
-        assert losses(data, tmp_path) == pytest.approx(expected, rel=1e-6), data
+        data = OrderedData(where or "train", where or "validation", samples, num_workers=workers, **options)
+        assert losses(data, tmp_path) == pytest.approx(expected, rel=1e-6), samples
 
 
 def test_shards_that_are_not_there_are_told_with_the_option_that_named_them(tmp_path):
     folder = stored_shards(tmp_path / "stored", rows())
     with pytest.raises(ValueError, match=r"data\.validation: no shards in .*`unidiffuser encode` latents"):
-        losses(StoredData(folder, str(tmp_path / "nowhere"), 16), tmp_path)
+        losses(OrderedData(folder, str(tmp_path / "nowhere"), batch_size=16), tmp_path)
 
 
 def test_latents_that_another_codec_stored_are_told(tmp_path, recwarn):
@@ -314,10 +337,11 @@ def test_latents_that_another_codec_stored_are_told(tmp_path, recwarn):
     registry.add(ScaledCodec)
     write_shards(tmp_path, rows())
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    then = {"a": {"class": "ScaledCodec", "scale": 2.0}, "c": {"class": "Gone"}}
+    then = {"a": {"class": "ScaledCodec", "scale": 2.0, "table": "runs/table"}, "c": {"class": "Gone"}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"codecs": then}))
-    with mock.patch("unidiff_core.model_directory.load_plugins", lambda: registry):
+    with mock.patch("unidiff_core.serialization.description.load_plugins", lambda: registry):
         _warn_of_other_codecs(str(tmp_path), {"a": ScaledCodec(2.0), "b": NumberCodec()})
+        _warn_of_other_codecs(str(tmp_path), {"a": ScaledCodec(2.0, "runs/model/../table")})  # a model directory's
         assert not recwarn.list
         _warn_of_other_codecs([str(tmp_path)], {"a": ScaledCodec(3.0)})
     assert "by another a codec: scale was 2.0 and is 3.0. Unless" in str(recwarn.pop(UserWarning).message)
@@ -326,18 +350,36 @@ def test_latents_that_another_codec_stored_are_told(tmp_path, recwarn):
 def test_a_modality_that_no_sample_stores_is_named(tmp_path):
     folder = stored_shards(tmp_path, [raw(i, b=None) for i in range(40)], missing="keep")
     with pytest.raises(ValueError, match="has latents of b, only of a"):
-        losses(StoredData(folder), tmp_path)
+        losses(OrderedData(folder), tmp_path)
 
 
-def test_source_data_says_what_it_lacks(tmp_path):
-    for options, says in (
-        ({"members": MEMBERS}, r"sample 0002 of split train: it has no member \.b"),
-        ({"members": MEMBERS, "cache": False}, r"sample 0003 has no member \.num"),
-        ({"members": MEMBERS, "train": "test"}, "no split 'test'; there are train, validation"),
-        ({"members": {"c": "x"}}, "no modality c; there are a, b"),
+def test_source_samples_say_what_they_lack(tmp_path):
+    for train, options, says in (
+        ("train", {"members": MEMBERS}, r"data\.train: sample 0002 of split train: it has no member \.b"),
+        ("train", {"members": MEMBERS, "cache": False}, r"data\.train: sample 0003 has no member \.num"),
+        ("test", {"members": MEMBERS}, "no split 'test'; there are train, validation"),
+        ("train", {"members": {"c": "x"}}, "no modality c; there are a, b"),
     ):
+        samples = SourceSamples(RowsSource(gaps=True), **options)
         with pytest.raises(ValueError, match=says):
-            losses(SourceData(RowsSource(gaps=True), batch_size=8, **options), tmp_path)
+            losses(OrderedData(train, None, samples, batch_size=8), tmp_path)
+
+
+def test_a_source_without_validation_has_none():
+    class TrainOnly(RowsSource):
+        splits = {"train": 40}  # noqa: RUF012
+
+    samples = SourceSamples(TrainOnly(), MEMBERS)
+    for validation in ("validation", None):
+        assert attached(OrderedData("train", validation, samples)).val_dataloader() == []
+    with pytest.raises(ValueError, match=r"data\.train: there is no 'validation' to train on"):
+        attached(OrderedData("validation", None, samples)).train_dataloader()
+    with pytest.raises(ValueError, match=r"data\.validation: the source has no split 'dev'; there are train"):
+        attached(OrderedData("train", "dev", samples)).val_dataloader()
+
+
+def test_raw_samples_need_a_model_whose_codecs_encode_them(tmp_path):
     write_shards(tmp_path / "raw", rows())
-    with pytest.raises(ValueError, match="give it to a trainer"):
-        RawData(str(tmp_path / "raw")).train_dataloader()
+    for where, samples in ((str(tmp_path / "raw"), RawSamples()), ("train", SourceSamples(RowsSource()))):
+        with pytest.raises(ValueError, match=r"data\.train: .*give the data module to a trainer"):
+            OrderedData(where, None, samples).train_dataloader()

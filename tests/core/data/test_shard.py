@@ -9,7 +9,7 @@ import tarfile
 import fsspec
 import pytest
 
-from unidiff_core import shard
+from unidiff_core.data import shard
 from unidiff_core.data.location import Shard, list_shards, local_path, open_shard, read_shards
 from unidiff_core.data.shard import read_samples, write_shard, write_shards
 from unidiff_core.foundation.atomic import replacing

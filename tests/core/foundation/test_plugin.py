@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unidiff_core import Codec, Stream, hookimpl
+from unidiff_core import Codec, CodecTraining, ShardData, Stream, hookimpl
 from unidiff_core.codec.codec import check_latent
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.registry import PluginError, Registry, UnknownNameError
@@ -121,11 +121,41 @@ def test_shipped_plugins_register_through_the_entry_points():
     registry = load_plugins()
     assert not registry.failures
     assert {"ImageCodec", "TextCodec"} <= set(registry.of_kind(Codec))
+    trainings = {"AutoencoderTraining", "ClipTraining", "TextDecoderTraining", "MelAutoencoderTraining"}
+    assert trainings == set(registry.of_kind(CodecTraining))
+    assert {"ImageData", "PairData", "CaptionData", "AudioData"} == set(registry.of_kind(ShardData))
     assert registry.registrations["DigitsSource"].distribution == "unidiff-digits"
 
 
+def test_core_registers_its_own_by_the_same_hook():
+    registry = load_plugins(list)
+    assert {row.distribution for row in registry.registrations.values()} == {"unidiff-core"}
+    assert {"Gaussian", "UViT", "OrderedData", "LabelMetric", "ddim"} <= set(registry.registrations)
+
+
+def test_what_is_installed_is_found_once_and_handed_out_as_a_copy():
+    registry, again = load_plugins(), load_plugins()
+    registry.add(Plain)
+    registry.failures.append("a failure")
+    assert "Plain" not in again.registrations and "Plain" not in load_plugins().registrations
+    assert not again.failures and not load_plugins().failures
+    assert again.registrations == load_plugins().registrations
+
+
+def test_what_is_found_follows_the_disabled_plugins_and_the_path(monkeypatch, install):
+    before = load_plugins().registrations.keys()
+    with monkeypatch.context() as patch:
+        patch.setenv("UNIDIFF_DISABLED_PLUGINS", "digits")
+        assert before - load_plugins().registrations.keys() == {"DigitsSource", "DigitsJudge"}
+    folder = install("late-dist", {"late": "late_module"}, {"late_module.py": MODULES["late"]})
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        assert load_plugins().registrations.keys() - before == {"LateCodec"}
+    assert load_plugins().registrations.keys() == before
+
+
 MODULE = """
-from unidiff_core import Codec, Stream, hookimpl
+from unidiff_core import Codec, CodecTraining, ShardData, Stream, hookimpl
 
 class {name}(Codec):
     streams = {{"values": Stream.vector(2)}}
@@ -156,6 +186,7 @@ MODULES = {
     "zwin": MODULE.format(name="SoundCodec", constructor=""),
     "raises": MODULE.format(name="RaisingCodec", constructor="raise RuntimeError('no [GPU] here')"),
     "sound": MODULE.format(name="SoundCodec", constructor=""),
+    "late": MODULE.format(name="LateCodec", constructor=""),
 }
 
 
@@ -175,8 +206,9 @@ def unidiffuser(*arguments, env, cwd=None):
 def test_the_program_lists_what_works_and_names_what_does_not(installed):
     done = unidiffuser("codecs", env=installed | {"UNIDIFF_DISABLED_PLUGINS": "absent"})
     assert done.returncode == 0, done.stderr
-    table, _, failures = done.stdout.partition("└")
-    assert "ImageCodec" in table and "SoundCodec" in table and "sound-dist" in table
+    table = " ".join(done.stdout.split())
+    assert "ImageCodec (unidiff-core)" in table and "SoundCodec (sound-dist)" in table
+    assert "RaisingCodec of raises-dist cannot be made from its defaults: RuntimeError: no [GPU] here" in table
     for words in (
         "Plugin 'exits' of exits-dist did not load: SystemExit: no [licence] key.",
         "Plugin 'misspelt' of misspelt-dist did not load: it implements unidiff_registre",
@@ -184,10 +216,9 @@ def test_the_program_lists_what_works_and_names_what_does_not(installed):
         "Plugin 'arguments' of arguments-dist did not load: its hook takes (reg);",
         "Plugin 'older' of older-dist did not load: it requires plugin API 0",
         "Plugin 'zwin' of zwin-dist did not load: SoundCodec of zwin-dist is already registered by sound-dist",
-        "RaisingCodec of raises-dist cannot be made from its defaults: RuntimeError: no [GPU] here",
     ):
-        assert words in failures, failures
-    assert "absent" not in done.stdout
+        assert f"unidiffuser: {words}" in done.stderr, done.stderr
+    assert "absent" not in done.stdout + done.stderr
 
 
 def test_a_constructor_that_raises_in_a_recipe_names_its_distribution(installed, tmp_path):

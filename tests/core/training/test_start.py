@@ -11,12 +11,11 @@ import yaml
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from unidiff_core import Modality, UniDiffuser
+from unidiff_core import Modality, Start, UniDiffuser
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.network.lora import LoRA, merged
 from unidiff_core.network.uvit import UViT
-from unidiff_core.serialization import model_directory
-from unidiff_core.serialization.model_directory import ModelDirectoryError
+from unidiff_core.serialization.description import ModelDirectoryError
 from unidiff_core.training.checkpoint import ModelDirectory
 from unidiff_core.training.ema import EMA
 from unidiff_core.training.learning_rate import Warmup
@@ -29,7 +28,7 @@ def start(registered, tmp_path):
     torch.manual_seed(0)
     modalities = {"a": Modality(number(), weight=2.0), "b": Modality(step(4))}
     model = UniDiffuser(modalities, partial(UViT, width=16, depth=3, heads=2), balance="streams")
-    model_directory.save(model, tmp_path / "start")
+    model.save_pretrained(tmp_path / "start")
     return tmp_path / "start"
 
 
@@ -58,13 +57,23 @@ def state(model):
 
 
 def test_start_takes_everything_from_the_directory(start):
-    model = UniDiffuser(init_from=str(start))
-    assert model.balance == "streams" and model.modalities["a"].weight == 2.0 and model.backbone.width == 16
+    model = UniDiffuser(start=Start(str(start)))
+    assert model.objective.balance == "streams" and model.modalities["a"].weight == 2.0 and model.backbone.width == 16
     assert all(torch.equal(value, load_file(start / "model.safetensors")[name]) for name, value in state(model).items())
 
 
+def test_the_average_is_where_it_starts_unless_the_models_own_weights_are_asked_for(start):
+    model = UniDiffuser.from_pretrained(start)
+    model.save_pretrained(start, average={name: value + 1 for name, value in model.state_dict().items()})
+    averaged, own = UniDiffuser(start=Start(str(start))), UniDiffuser(start=Start(str(start), weights="model"))
+    before = state(model)
+    assert all(torch.equal(value, before[name] + 1) for name, value in state(averaged).items())
+    assert all(torch.equal(value, before[name]) for name, value in state(own).items())
+
+
 def test_only_adapters_train_and_merge_back_exactly(start, tmp_path):
-    model = UniDiffuser(init_from=str(start), lora=LoRA(rank=4, alpha=8), lr_scheduler=partial(Warmup, steps=1))
+    adapted = Start(str(start), lora=LoRA(rank=4, alpha=8))
+    model = UniDiffuser(start=adapted, lr_scheduler=partial(Warmup, steps=1))
     before = state(model)
     ema = EMA(0.5)
     fit(model, callbacks=[ema, ModelDirectory(str(tmp_path / "tuned"))])
@@ -84,15 +93,15 @@ def test_only_adapters_train_and_merge_back_exactly(start, tmp_path):
 
 
 def test_adapters_start_as_nothing(start):
-    plain, adapted = UniDiffuser(init_from=str(start)), UniDiffuser(init_from=str(start), lora=LoRA())
+    plain, adapted = UniDiffuser(start=Start(str(start))), UniDiffuser(start=Start(str(start), lora=LoRA()))
     latents, times = {"a.v": torch.randn(2, 3), "b.s": torch.randn(2, 2, 4)}, dict.fromkeys("ab", torch.ones(2))
     want, got = plain.backbone(latents, times), adapted.backbone(latents, times)
     assert max((got[key] - value).abs().max().item() for key, value in want.items()) <= 1e-6
 
 
-def grown(start, registered, **options):
+def grown(start, registered, lr_scheduler=None, **options):
     torch.manual_seed(1)
-    return UniDiffuser({"c": Modality(registered[0](5))}, init_from=str(start), **options)
+    return UniDiffuser({"c": Modality(registered[0](5))}, lr_scheduler=lr_scheduler, start=Start(str(start), **options))
 
 
 def test_a_new_modality_that_is_dropped_leaves_old_queries_bit_identical(start, registered):
@@ -105,7 +114,7 @@ def test_a_new_modality_that_is_dropped_leaves_old_queries_bit_identical(start, 
 
 
 def test_only_what_is_new_trains_where_the_rest_is_frozen(start, registered):
-    model = grown(start, registered, freeze_loaded=True, lr_scheduler=partial(Warmup, steps=1))
+    model = grown(start, registered, freeze=True, lr_scheduler=partial(Warmup, steps=1))
     before = state(model)
     fit(model, names="abc")
     changed = {name for name, value in state(model).items() if not torch.equal(value, before[name])}
@@ -115,14 +124,12 @@ def test_only_what_is_new_trains_where_the_rest_is_frozen(start, registered):
 
 def test_what_does_not_fit_is_named(start, registered):
     with pytest.raises(ModelDirectoryError, match=r"of another shape: .*streams\.a:v\.embed"):
-        UniDiffuser({"a": Modality(registered[0](7))}, init_from=str(start))
-    with pytest.raises(ValueError, match="give init_from"):
-        UniDiffuser({"a": Modality(registered[0](7))}, lora=LoRA())
+        UniDiffuser({"a": Modality(registered[0](7))}, start=Start(str(start)))
 
 
 def test_what_is_trained_from_a_directory_keeps_its_licence(start, tmp_path):
     config = yaml.safe_load((start / "config.yaml").read_text())
     (start / "config.yaml").write_text(yaml.safe_dump(config | {"licence": "AGPL-3.0", "sources": ["somewhere"]}))
-    model_directory.save(UniDiffuser(init_from=str(start)), tmp_path / "tuned")
+    UniDiffuser(start=Start(str(start))).save_pretrained(tmp_path / "tuned")
     tuned = UniDiffuser.from_pretrained(tmp_path / "tuned")
     assert (tuned.licence, tuned.sources) == ("AGPL-3.0", ("somewhere",))

@@ -20,7 +20,7 @@ Prediction = Literal["noise", "velocity", "clean", "flow"]
 
 
 class Gaussian(ForwardProcess):
-    """``x_t = alpha·x_0 + sigma·ε``, predicting one of
+    """Gaussian noise: ``x_t = alpha·x_0 + sigma·ε``, of which the network predicts one of four things.
 
     * ``noise``: ε;
     * ``velocity``: alpha·ε − sigma·x_0 (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512);

@@ -10,7 +10,6 @@ from unidiff_core.foundation.stream import Stream
 from unidiff_core.foundation.time import T
 from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
-from unidiff_core.training.law import Atoms, Uniform
 
 DOUBLE = torch.float64
 
@@ -55,21 +54,3 @@ def test_noise_prediction_is_refused_where_nothing_is_left_at_the_end():
 def test_symbols_are_refused():
     with pytest.raises(ValueError, match=r"5 of 9 symbols is of symbols: give the modality a process for symbols"):
         Gaussian().seen(Stream.symbols(5, vocabulary=9))
-
-
-def test_uniform_law_is_uniform_on_the_integers_from_1_to_the_end():
-    uniform = (torch.arange(T * 3, dtype=DOUBLE) + 0.5) / (T * 3)
-    assert torch.equal(Uniform().draw(uniform), torch.arange(1, T + 1, dtype=DOUBLE).repeat_interleave(3))
-    assert Uniform().draw(torch.tensor([0.0, 1 - 2**-32], dtype=DOUBLE)).tolist() == [1, T]
-    assert set(Uniform(0.5, 0.502).draw(uniform).tolist()) == {501, 502}
-
-
-def test_atoms_have_their_masses_and_the_rest_is_uniform():
-    uniform = (torch.arange(10000, dtype=DOUBLE) + 0.5) / 10000
-    times = Atoms({0: 0.2, 1000: 0.1}).draw(uniform)
-    assert (times == 0).double().mean() == 0.2
-    assert abs((times == 1000).double().mean() - 0.1007) < 1e-3
-    assert times[3000:].min() == 1 and times.max() == T
-    assert Atoms({0: 0.9, 1000: 0.1}).draw(uniform).unique().tolist() == [0, 1000]
-    with pytest.raises(ValueError, match="add up"):
-        Atoms({0: 0.9, 5: 0.2})

@@ -1,0 +1,234 @@
+"""`unidiffuser fit`: codecs that its configuration leaves out, where it starts, its laws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save
+
+from tests.core.conftest import NumberCodec
+from unidiff_core.cli import fit
+from unidiff_core.cli.main import main
+from unidiff_core.data.shard import MANIFEST, write_shards
+from unidiff_core.data.source import Source
+from unidiff_core.serialization import description
+from unidiff_core.training.law import Atoms, Independent, Mixture, Shared, Uniform
+
+
+class Table:
+    """Something that a codec is made of."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+
+class TableCodec(NumberCodec):
+    """A codec that is made of other objects."""
+
+    def __init__(self, tables: list[Table], width: int = 3) -> None:
+        super().__init__(width)
+        self.tables = tables
+
+
+class NoSource(Source):
+    """Samples that are never asked for."""
+
+    splits = {"train": 3}  # noqa: RUF012
+
+    def samples(self, split):
+        raise AssertionError
+
+
+CODECS = {"a": {"class": "NumberCodec", "width": 5}, "b": {"class": "NumberCodec", "width": 2}}
+
+
+def latents(name, codecs=None, num=16):
+    """A folder of stored latents, as wide as CODECS say, whose manifest records `codecs`."""
+    generator = torch.Generator().manual_seed(0)
+    rows = (
+        {f"{key}.v": torch.randn(row["width"], generator=generator) for key, row in CODECS.items()} for _ in range(num)
+    )
+    write_shards(Path(name), ({"__key__": f"{i:03d}", "safetensors": save(row)} for i, row in enumerate(rows)))
+    if codecs is not None:
+        manifest = json.loads((Path(name) / MANIFEST).read_text())
+        (Path(name) / MANIFEST).write_text(json.dumps(manifest | {"codecs": codecs}))
+
+
+CONFIG = """
+model:
+  modalities:
+    a: {weight: 2.0}
+    b: {}
+  backbone: {class_path: UViT, init_args: {width: 16, depth: 3, heads: 2}}
+data: {train: latents, batch_size: 8}
+trainer:
+  default_root_dir: run
+  accelerator: cpu
+  max_steps: 2
+  max_epochs: -1
+  logger: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  enable_checkpointing: false
+  callbacks: [{class_path: ModelDirectory, init_args: {folder: run}}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def workplace(registered, tmp_path, monkeypatch):
+    """A folder with a configuration, and codecs that manifests may name."""
+    load = description.load_plugins
+
+    def with_ours(*args):
+        registry = load(*args)
+        for cls in (Table, TableCodec):
+            registry.add(cls)
+        return registry
+
+    for module in (fit, description):
+        monkeypatch.setattr(module, "load_plugins", with_ours)
+    monkeypatch.chdir(tmp_path)
+    Path("fit.yaml").write_text(CONFIG)
+
+
+def parsed(*options):
+    """What `unidiffuser fit` makes of the configuration."""
+    fit.prepare()
+    return fit.UniDiffuserCLI("fit", ["-c", "fit.yaml", *options])
+
+
+def refused(capsys, *options):
+    """What `unidiffuser fit` says of options that do not do."""
+    with pytest.raises(SystemExit) as exit:
+        main(["fit", "-c", "fit.yaml", *options])
+    assert exit.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def widths(model):
+    return {name: modality.codec.width for name, modality in model.modalities.items()}
+
+
+def codec_option(width, cls="NumberCodec"):
+    return json.dumps({"class_path": f"tests.core.conftest.{cls}", "init_args": {"width": width}})
+
+
+# --- codecs that are left out ---
+
+
+def test_codecs_that_are_left_out_are_those_that_encoded_the_latents(recwarn):
+    latents("latents", CODECS)
+    cli = parsed()
+    assert widths(cli.model) == {"a": 5, "b": 2} and cli.model.modalities["a"].weight == 2.0
+    cli.run()
+    assert not [row for row in recwarn if "another" in str(row.message)]
+    written = yaml.safe_load(Path("run/config.yaml").read_text())["modalities"]
+    assert {name: row["codec"] for name, row in written.items()} == CODECS
+
+
+def test_a_codec_that_is_given_goes_before_and_the_others_come_from_the_manifest():
+    latents("latents", CODECS | {"a": {"class": "NumberCodec", "width": 7}})
+    with pytest.warns(UserWarning, match=r"by another a codec: width was 7 and is 5\. Unless"):
+        cli = parsed(f"--model.modalities.a.codec={codec_option(5)}")
+        assert widths(cli.model) == {"a": 5, "b": 2}
+        cli.run()
+
+
+def test_where_all_codecs_are_given_no_manifest_is_asked():
+    latents("latents")
+    options = [f"--model.modalities.{name}.codec={codec_option(row['width'])}" for name, row in CODECS.items()]
+    cli = parsed(*options)
+    cli.run()
+    assert widths(cli.model) == {"a": 5, "b": 2} and Path("run/model.safetensors").is_file()
+
+
+def test_a_codec_that_is_made_of_other_objects_comes_back_whole():
+    tables = [{"class": "Table", "scale": 0.5}, {"class": "Table", "scale": 4.0}]
+    latents("latents", CODECS | {"a": {"class": "TableCodec", "tables": tables, "width": 5}})
+    codec = parsed().model.modalities["a"].codec
+    assert isinstance(codec, TableCodec) and [table.scale for table in codec.tables] == [0.5, 4.0]
+
+
+def test_several_folders_of_latents_agree_or_are_named(capsys):
+    latents("one", {"a": CODECS["a"]})
+    latents("two", CODECS)
+    assert widths(parsed("--data.train=[one, two]").model) == {"a": 5, "b": 2}
+    latents("three", CODECS | {"b": {"class": "NumberCodec", "width": 9}})
+    said = refused(capsys, "--data.train=[one, two, three]")
+    assert "the latents of 'b' at ['one', 'two', 'three'] were encoded by several codecs" in said
+    assert "say which with model.modalities.b.codec" in said
+    options = ("--data.train=[one, two, three]", f"--model.modalities.b.codec={codec_option(2)}")
+    assert widths(parsed(*options).model) == {"a": 5, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("codecs", "says"),
+    [
+        (None, "no codec is given for a, b, and no manifest beside latents records one (`unidiffuser encode` does)"),
+        ({}, "no codec is given for a, b, and no manifest"),
+        ({"a": CODECS["a"]}, "no codec is given for b, and no manifest beside latents records one"),
+        (CODECS | {"b": {"class": "Gone"}}, "unknown codec 'Gone'; registered: "),
+        (CODECS | {"b": {"class": "os.system"}}, "unknown codec 'os.system'; registered: "),
+        (CODECS | {"b": {"class": "UViT", "width": 8}}, "unknown codec 'UViT'; registered: "),
+    ],
+)
+def test_what_no_manifest_records_is_named(codecs, says, capsys):
+    latents("latents", codecs)
+    assert says in refused(capsys)
+
+
+def test_latents_that_are_not_there_are_named_with_their_option(capsys):
+    said = refused(capsys, "--data.train=nowhere")
+    assert "no codec is given for a, b, so it is read from the manifest of data.train: no shards in nowhere" in said
+    assert "or give model.modalities.a.codec" in said
+
+
+def test_raw_samples_have_no_manifest_and_their_codecs_are_asked_for(capsys):
+    samples = json.dumps({"class_path": "SourceSamples", "init_args": {"source": f"{__name__}.NoSource"}})
+    said = refused(capsys, "--data.train=train", f"--data.samples={samples}")
+    assert "no codec is given for a, b" in said and "give model.modalities.a.codec" in said
+
+
+# --- where it starts ---
+
+
+def test_a_start_is_a_folder_and_what_is_done_with_it(capsys):
+    latents("latents", CODECS)
+    parsed().run()
+    Path("grow.yaml").write_text("model: {start: {folder: run, freeze: true}, modalities: null}\n")
+    model = parsed("-c", "grow.yaml").model
+    assert widths(model) == {"a": 5, "b": 2} and not any(value.requires_grad for value in model.parameters())
+    adapted = parsed("-c", "grow.yaml", "--model.start.lora.rank=3", "--model.start.freeze=false").model
+    trained = [name for name, value in adapted.named_parameters() if value.requires_grad]
+    assert trained and all("lora" in name for name in trained)
+    assert all(value.requires_grad for value in parsed("--model.start=null").model.parameters())
+    assert "folder" in refused(capsys, "--model.start.lora=LoRA")
+
+
+# --- laws ---
+
+
+@pytest.mark.parametrize(
+    ("law", "kind"),
+    [
+        ("{class_path: Atoms, init_args: {masses: {1: 0.3}}}", Atoms),
+        ("{a: {class_path: Atoms, init_args: {masses: {0: 0.9, 1: 0.1}}}}", Independent),
+        ("{class_path: Independent, init_args: {laws: {a: {class_path: Uniform}}, rest: Uniform}}", Independent),
+        ("{class_path: Mixture, init_args: {laws: [Shared, {class_path: Uniform}], weights: [1, 3]}}", Mixture),
+        ("Shared", Shared),
+        ("null", Uniform),
+    ],
+)
+def test_a_law_of_a_recipe(law, kind):
+    latents("latents", CODECS)
+    assert isinstance(parsed(f"--model.timestep_law={law}").model.objective.law, kind)
+
+
+def test_a_law_for_no_modality_is_told(capsys):
+    latents("latents", CODECS)
+    said = refused(capsys, "--model.timestep_law={image: {class_path: Uniform}}")
+    assert "a timestep law is for 'image', which is no modality; there are a, b" in said

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.core.tiny import make
+from unidiff_core import UniDiffuser
+from unidiff_core.cli.main import main
+from unidiff_core.cli.sample import _parser, run
+from unidiff_core.process.gaussian.solver import DDIM
+from unidiff_core.sampling.options import SamplingOptions
+
+
+@pytest.fixture
+def model(tmp_path, registered):
+    """A model directory of two modalities, a and b, of numbers."""
+    make().save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def asked(monkeypatch, model, tmp_path):
+    """Runs the command; gives what the model was asked."""
+    calls = []
+
+    def sample(self, spec, given=None, num=None, *, options=None, on_step=None):
+        calls.append((str(spec), given, num, options))
+        return {name: [1.0] * (num or 1) for name in spec.solved}
+
+    monkeypatch.setattr(UniDiffuser, "sample", sample)
+
+    def run_it(*arguments):
+        run([*arguments, "--out", str(tmp_path / "out")])
+        return calls.pop()
+
+    return run_it
+
+
+def test_the_samples_are_those_that_python_gives(model, tmp_path, capsys):
+    (tmp_path / "value.num").write_text("0.25")
+    given = ("--given", f"b={tmp_path / 'value.num'}")
+    options = ("--num=3", "--steps=3", "--guidance={b: 1.5}", "--solver={a: ddpm}", "--seed=4", "--batch_size=2")
+    run([model, "a | b", *given, *options, f"--out={tmp_path / 'out'}"])
+    assert "3 a: " in capsys.readouterr().out
+    found = [float(path.read_text()) for path in sorted((tmp_path / "out/a").iterdir())]
+    loaded = UniDiffuser.from_pretrained(model)
+    assert (
+        found
+        == loaded.sample(
+            "a | b", {"b": 0.25}, 3, steps=3, guidance={"b": 1.5}, solver={"a": "ddpm"}, seed=4, batch_size=2
+        )["a"]
+    )
+
+
+def test_every_option_of_sampling_is_one_of_the_command(asked, model):
+    assert asked(model, "a") == ("a", {}, None, SamplingOptions())
+    arguments = ("--steps=9", "--solver=heun", "--guidance=2", "--seed=3", "--batch_size=5", "--redraws_noise=true")
+    settled = SamplingOptions(steps=9, solver="heun", guidance=2.0, seed=3, batch_size=5, redraws_noise=True)
+    assert asked(model, "a", *arguments) == ("a", {}, None, settled)
+    _, _, _, options = asked(model, "a", "--conditions={kind: 1}", "--solver={b: ddim}", "--drop_ignored=false")
+    assert options == SamplingOptions(conditions={"kind": 1}, solver={"b": "ddim"}, drop_ignored=False)
+    assert type(asked(model, "a", "--solver={class_path: DDIM}")[3].solver) is DDIM
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("{model}", "a | b", "--num", "2", "--drop_ignored", "--given", "b={value}"),
+        ("--num", "2", "--given", "b={value}", "--drop_ignored", "{model}", "a | b"),
+        ("{model}", "--num=2", "--drop_ignored", "--given=b={value}", "a | b"),
+        ("--drop_ignored", "true", "{model}", "--given", "b={value}", "--allow_hub", "a | b", "--num", "2"),
+    ],
+    ids=["before", "after", "around", "between"],
+)
+def test_model_and_spec_stand_anywhere(asked, model, tmp_path, arguments):
+    (tmp_path / "value.num").write_text("0.5")
+    filled = [word.format(model=model, value=tmp_path / "value.num") for word in arguments]
+    assert asked(*filled) == ("a | b", {"b": [0.5]}, 2, SamplingOptions(drop_ignored=True))
+
+
+def test_a_spec_as_a_mapping_and_values_at_their_word(asked, model, monkeypatch):
+    from tests.core.conftest import NumberCodec
+
+    monkeypatch.setattr(NumberCodec, "parse", lambda self, text: text)
+    spec, given, _, _ = asked("--spec", "{a: [1, 0], b: 0.3}", model, "--given", "b=${x}: [1, 2]", "--given", "b=null")
+    assert spec == "a | b@0.3" and given == {"b": ["${x}: [1, 2]", "null"]}
+
+
+BAD = [
+    (["--guidance=much"], "guidance: it must be a number or a mapping, not 'much'."),
+    (["--guidance={b: much}"], "guidance: it must be of type float, not much."),
+    (["--guidance=[1]"], "guidance: it must be a number or a mapping, not '[1]'."),
+    (["--steps=many"], "steps: it must be of type int, not many."),
+    (["--steps=0"], "steps and batch_size are at least 1, not 0 and 256"),
+    (["--num=x"], "num: it must be a whole number, not 'x'."),
+    (["--num=Big"], "num: it must be a whole number, not 'Big'."),
+    (["--solver=euler"], "unknown solver 'euler'; known: "),
+    (["--solver={b: ddim}"], "a solver is named for 'b', which a does not solve"),
+    (["--conditions=3"], "conditions: it must be of type dict, not 3."),
+    (["--conditions={kind: 0}"], "unknown condition 'kind'; the backbone takes none"),
+    (["--drop_ignored=maybe"], "drop_ignored: it must be of type bool, not maybe."),
+    (["--weights=best"], "argument --weights: invalid choice: 'best' (choose from 'ema', 'model')."),
+    (["--given"], "argument --given: expected one argument."),
+    (["--given=b"], "--given 'b' is not NAME=VALUE"),
+    (["--nonsense", "3"], "unrecognized arguments: --nonsense 3."),
+    (["more"], "unrecognized arguments: more."),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(row[0]) for row in BAD])
+def test_a_wrong_option_is_one_paragraph_and_exit_code_2(model, arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(["sample", model, "a", *arguments])
+    said = " ".join(capsys.readouterr().err.split())
+    assert exit.value.code == 2 and f"unidiffuser: {says}" in said and "class '" not in said, said
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_sample_is_said(model, capsys):
+    for arguments, says in (([model], "give a spec"), ([], "the following arguments are required: model")):
+        with pytest.raises(SystemExit) as exit:
+            main(["sample", *arguments])
+        assert exit.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_help_explains_every_option_once_without_types():
+    said = " ".join(_parser().format_help().partition("\noptions:")[2].split())
+    for name in SamplingOptions.__dataclass_fields__.keys() - {"constrain"}:
+        assert said.count(f" --{name} ") == 1, name
+    assert "(default: 50)" in said and "(default: ema)" in said and "A scale s, 0 is off" in said
+    for noise in ("(type", "subclass", "null", ".help", "<class", "constrain", "unidiff_core"):
+        assert noise not in said, noise

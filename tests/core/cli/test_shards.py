@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from unidiff_core.cli.shards import _parser, run
+
+RECIPE = Path(__file__).parents[3] / "recipes" / "digits"
+
+
+def test_shards_command_writes_skips_and_redoes(tmp_path, capsys):
+    options = ["--source=DigitsSource", "--source.scans=2", f"--output={tmp_path}", "--shard_size=10"]
+    run(options)
+    assert len(list((tmp_path / "train").glob("*.tar"))) == 2
+    before = (tmp_path / "train" / "00000.tar").read_bytes()
+    capsys.readouterr()
+    run(options)
+    assert capsys.readouterr().out.count("left alone") == 2
+    run([*options, "--source.seed=1"])
+    assert capsys.readouterr().out.count("other settings") == 2
+    run([*options, "--source.scans=1", "--overwrite"])
+    assert len(list((tmp_path / "train").glob("*.tar"))) == 1
+    run([*options, "--overwrite"])
+    assert (tmp_path / "train" / "00000.tar").read_bytes() == before
+
+
+def test_the_digits_recipe_parses():
+    assert _parser().parse_args(["-c", str(RECIPE / "shards.yaml")]).shard_size == 1000

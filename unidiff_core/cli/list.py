@@ -1,0 +1,137 @@
+"""``unidiffuser list [KIND]``: what is registered, by kind, a block for each entry."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from unidiff_core.cli.option import PlainParser
+
+if TYPE_CHECKING:
+    from unidiff_core.foundation.registry import Registration, Registry
+
+WIDTH = 80
+KINDS = {
+    "codecs": ("unidiff_core.codec.codec", "Codec"),
+    "sources": ("unidiff_core.data.source", "Source"),
+    "samples": ("unidiff_core.data.samples", "Samples"),
+    "cleaners": ("unidiff_core.data.cleaner", "Cleaner"),
+    "processes": ("unidiff_core.process.process", "ForwardProcess"),
+    "schedules": ("unidiff_core.process.gaussian.schedule", "NoiseSchedule"),
+    "solvers": ("unidiff_core.process.process", "Solver"),
+    "laws": ("unidiff_core.training.law", "TimestepLaw"),
+    "backbones": ("unidiff_core.network.backbone", "Backbone"),
+    "trainings": ("unidiff_core.codec.training", "CodecTraining"),
+    "metrics": ("unidiff_core.evaluation.metric", "Metric"),
+    "judges": ("unidiff_core.evaluation.judge", "Judge"),
+    "converters": ("unidiff_core.serialization.converter", "Converter"),
+    "others": ("builtins", "object"),
+}
+"""Kind → the class that everything of it subclasses; what is of none of them is among the others."""
+DESCRIPTION = f"""List what is registered: the short names that recipes, model directories and options use.
+
+Each entry says which distribution it is from, what it is, and what it takes. KIND is one of
+{textwrap.fill(", ".join(KINDS), WIDTH)}; all if it is left out.
+
+  unidiffuser list codecs
+  unidiffuser list solvers --json
+
+UNIDIFF_DISABLED_PLUGINS=name,name switches plugins off.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered class, for a person or a program."""
+
+    name: str
+    kind: str
+    distribution: str
+    summary: str
+    options: dict[str, str]
+    """Name → its default, empty if it has to be given."""
+    details: dict[str, str | list[str]]
+    """What its kind says besides: a codec's streams, licence and sources, a converter's layout."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Print what is registered."""
+    import argparse
+
+    parser = PlainParser(
+        prog="unidiffuser list", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kind", nargs="?", metavar="KIND", choices=[*KINDS], help="of what; everything if left out")
+    parser.add_argument("--json", action="store_true", help="for programs: a list of objects")
+    options = parser.parse_args(list(argv))
+    from unidiff_core.foundation.plugin import load_plugins
+
+    registry = load_plugins()
+    entries = [row for row in entries_of(registry) if options.kind in (None, row.kind)]
+    if options.json:
+        print(json.dumps([asdict(entry) for entry in entries], indent=1, ensure_ascii=False))
+    else:
+        print("\n\n".join(shown(entries, headed=options.kind is None)))
+    for failure in registry.failures:
+        print(f"unidiffuser: {failure}", file=sys.stderr)
+
+
+def entries_of(registry: Registry) -> Iterator[Entry]:
+    """Every registration, by kind and name."""
+    left = dict(registry.registrations)
+    for kind, (module, cls) in KINDS.items():
+        base = getattr(__import__(module, fromlist=[cls]), cls)
+        for name in sorted(name for name, row in left.items() if issubclass(row.cls, base)):
+            yield _entry(name, kind, left.pop(name), registry)
+
+
+def shown(entries: Sequence[Entry], *, headed: bool) -> Iterator[str]:
+    """A block of text for each entry, within `WIDTH` columns; before each kind its name, if asked for."""
+    last = None
+    for entry in entries:
+        head = f"{entry.kind.upper()}\n\n" if headed and entry.kind != last else ""
+        last = entry.kind
+        yield head + "\n".join(_lines(entry))
+
+
+def _lines(entry: Entry) -> Iterator[str]:
+    yield f"{entry.name}  ({entry.distribution})"
+    yield from textwrap.wrap(entry.summary, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    takes = ", ".join(f"{name}={default}" if default else name for name, default in entry.options.items())
+    for name, value in {"takes": takes or "nothing", **entry.details}.items():
+        for text in value if isinstance(value, list) else [value]:
+            yield from textwrap.wrap(
+                f"{name}: {text}", WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            )
+
+
+def _entry(name: str, kind: str, row: Registration, registry: Registry) -> Entry:
+    summary = (inspect.getdoc(row.cls) or "").partition("\n\n")[0]
+    parameters = [p for p in inspect.signature(row.cls).parameters.values() if p.name != "ports"]
+    options = {
+        p.name: "" if p.default is p.empty else _short(p.default)
+        for p in parameters
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    details = _codec(name, row.cls, registry) if kind == "codecs" else {}
+    details |= {"layout": row.cls.layout} if kind == "converters" else {}  # type: ignore[attr-defined]
+    return Entry(name, kind, row.distribution, " ".join(summary.split()), options, details)
+
+
+def _short(default: Any) -> str:
+    return default if isinstance(default, str) and default else repr(default)
+
+
+def _codec(name: str, cls: Any, registry: Registry) -> dict[str, str | list[str]]:
+    """Streams at default size, licence, sources."""
+    try:
+        streams = [f"{stream} {row}" for stream, row in registry.make(name).streams.items()]
+    except Exception as error:  # whatever a stranger's constructor or `streams` raises
+        needed = any(p.default is p.empty for p in inspect.signature(cls).parameters.values())
+        streams = ["depend on its arguments" if needed else f"fail: {error}"]
+    return {"streams": "; ".join(streams), "licence": str(cls.licence), "sources": [str(row) for row in cls.sources]}
