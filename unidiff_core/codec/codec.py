@@ -156,7 +156,7 @@ def check_latent(codec: Codec, latent: Mapping[str, Tensor]) -> None:
         if found != tuple(shape):
             raise ValueError(
                 f"{name_of(codec)} declares the stream {name!r} as {stream.layout} {tuple(shape)} and gives {found}, "
-                "without the batch dimension; mend its `streams` or its `encode`, or encode again what was stored "
+                "without the batch dimension; fix its `streams` or its `encode`, or encode again what was stored "
                 "under other arguments (`shapes` is where a codec says that its latents come on another grid)"
             )
 

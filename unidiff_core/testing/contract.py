@@ -40,10 +40,10 @@ class Violation:
 
     clause: str
     seen: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.clause}: {self.seen}\n    To mend it: {self.mend}"
+        return f"{self.clause}: {self.seen}\n    To fix it: {self.fix}"
 
 
 class ContractError(AssertionError):
@@ -70,11 +70,11 @@ class ContractReport:
 
 
 class Broken(Exception):  # noqa: N818  it is no error of the program
-    """Raised by a clause: what was seen, and how to mend it."""
+    """Raised by a clause: what was seen, and how to fix it."""
 
-    def __init__(self, seen: str, mend: str) -> None:
+    def __init__(self, seen: str, fix: str) -> None:
         super().__init__(seen)
-        self.seen, self.mend = seen, mend
+        self.seen, self.fix = seen, fix
 
 
 @dataclass
@@ -139,7 +139,7 @@ def check_codec(codec: Codec, raws: Sequence[Raw], *, distance: Distance | None 
         The clauses that were checked, and remarks; worth printing. A remark on the latents' range is a warning too.
 
     Raises:
-        ContractError: if a clause is violated; for each such clause, what was seen and how to mend it.
+        ContractError: if a clause is violated; for each such clause, what was seen and how to fix it.
         ValueError: if there are not two different samples.
     """
     case = Case(codec, list(raws), distance or codec.distance)
@@ -159,7 +159,7 @@ def _violation(clause: Callable[[Case], None], case: Case) -> Violation | None:
     try:
         clause(case)
     except Broken as broken:
-        return Violation(_title(clause), broken.seen, broken.mend)
+        return Violation(_title(clause), broken.seen, broken.fix)
     except Exception as error:  # whatever a stranger's codec raises
         where = "".join(_place(error, case.codec))
         return Violation(_title(clause), f"{type(error).__name__}: {error}{where}", f"{clause.__doc__}")
@@ -182,7 +182,7 @@ def _place(error: Exception, codec: Codec) -> Iterator[str]:
         yield f" (in {rows[-1][0]}, line {rows[-1][1]})"
 
 
-# --- the clauses: each raises `Broken`, or lets through what the codec raises; its docstring is how to mend that ---
+# --- the clauses: each raises `Broken`, or lets through what the codec raises; its docstring is how to fix that ---
 
 
 def clause_declaration(case: Case) -> None:
@@ -316,13 +316,13 @@ def clause_determinism(case: Case) -> None:
             stored = case.codec.encode(case.raws)
             latent = case.codec.latent(stored, draw_from(0))
             results.append((stored, latent, case.codec.decode(case.latent)))
-    mend = "draw nothing; `latent` takes its noise from `draw`, and a sampling decoder uses a generator of its own"
+    fix = "draw nothing; `latent` takes its noise from `draw`, and a sampling decoder uses a generator of its own"
     for what, first, second in zip(("encode", "latent"), *results, strict=False):
         if name := _differing(first, second, 0.0):
-            raise Broken(f"{what} gives another {name!r} at the second call, under another global seed", mend)
+            raise Broken(f"{what} gives another {name!r} at the second call, under another global seed", fix)
     for a, b in zip(results[0][2], results[1][2], strict=True):
         if case.distance(a, b) > 0:
-            raise Broken("decode gives another sample at the second call, under another global seed", mend)
+            raise Broken("decode gives another sample at the second call, under another global seed", fix)
 
 
 def clause_global_randomness(case: Case) -> None:
@@ -340,17 +340,17 @@ def clause_global_randomness(case: Case) -> None:
 
 def clause_batch_independence(case: Case) -> None:
     """Let each result depend on its own sample only."""
-    mend = "compute nothing over the batch: no batch statistics, and padding to a fixed shape, never to the longest"
+    fix = "compute nothing over the batch: no batch statistics, and padding to a fixed shape, never to the longest"
     for i, raw in enumerate(case.raws):
         stored = case.codec.encode([raw])
         if name := _differing(stored, _row(case.stored, i), TOLERANCE):
-            raise Broken(f"encode gives sample {i} another {name!r} alone than in its batch", mend)
+            raise Broken(f"encode gives sample {i} another {name!r} alone than in its batch", fix)
         latent = case.codec.latent(_row(case.stored, i), draw_from(i))
         if name := _differing(latent, _row(case.latent, i), TOLERANCE):
-            raise Broken(f"latent gives sample {i} another {name!r} alone than in its batch", mend)
+            raise Broken(f"latent gives sample {i} another {name!r} alone than in its batch", fix)
         alone = case.codec.decode(_row(case.latent, i))[0]
         if not (far := case.distance(alone, case.decoded[i])) <= case.sample_tolerance:
-            raise Broken(f"decode gives sample {i} alone at a distance of {far:.3g} from that in its batch", mend)
+            raise Broken(f"decode gives sample {i} alone at a distance of {far:.3g} from that in its batch", fix)
 
 
 def clause_round_trip(case: Case) -> None:
@@ -364,7 +364,7 @@ def clause_round_trip(case: Case) -> None:
     elif not far <= bound:
         raise Broken(
             f"a sample comes back at a distance of {far:.3g}, and the codec states at most {bound:.3g}",
-            "mend `encode` or `decode`, or state a larger `round_trip`, or write a `distance`: the default compares "
+            "fix `encode` or `decode`, or state a larger `round_trip`, or write a `distance`: the default compares "
             "arrays of numbers, and is 0 or 1 for anything else",
         )
 
@@ -372,14 +372,14 @@ def clause_round_trip(case: Case) -> None:
 def clause_empty_batch(case: Case) -> None:
     """Take an empty list of samples: an empty batch has rows of the usual shape, and there are none of them."""
     stored = case.codec.encode([])
-    mend = "build tensors with the batch size in their shape: `torch.tensor(raws).view(len(raws), *shape)`"
+    fix = "build tensors with the batch size in their shape: `torch.tensor(raws).view(len(raws), *shape)`"
     for name, value in case.stored.items():
         if name not in stored or stored[name].shape != (0, *value.shape[1:]):
             found = tuple(stored[name].shape) if name in stored else "nothing"
-            raise Broken(f"encode([]) gives {found} for {name!r}, not {(0, *value.shape[1:])}", mend)
+            raise Broken(f"encode([]) gives {found} for {name!r}, not {(0, *value.shape[1:])}", fix)
     for name, value in case.codec.latent(stored, draw_from(0)).items():
         if value.shape != (0, *case.latent[name].shape[1:]):
-            raise Broken(f"latent of an empty batch gives {tuple(value.shape)} for {name!r}", mend)
+            raise Broken(f"latent of an empty batch gives {tuple(value.shape)} for {name!r}", fix)
     empty = {name: value[:0] for name, value in case.latent.items()}
     if decoded := case.codec.decode(empty):
         raise Broken(f"decode of an empty batch gives {decoded!r}", "give an empty list")
@@ -483,7 +483,7 @@ def clause_file(case: Case) -> None:
         if not isinstance(data, bytes):
             raise Broken(f"to_bytes gives a {type(data).__name__}", "give the content of a file, as bytes")
         if not (far := case.distance(raw, codec.from_bytes(data))) <= case.sample_tolerance:
-            raise Broken(f"a sample comes back from its own bytes at a distance of {far:.3g}", "mend one of the two")
+            raise Broken(f"a sample comes back from its own bytes at a distance of {far:.3g}", "fix one of the two")
     try:
         codec.from_bytes(b"\xff\x00 no sample at all")
     except ValueError:

@@ -127,6 +127,11 @@ class Independent(TimestepLaw):
 
     def __init__(self, laws: dict[str, Each], rest: Each | None = None) -> None:
         self.laws, self.rest = laws, rest or Uniform()
+        for name, law in laws.items():
+            if not isinstance(law, Each):
+                raise ValueError(
+                    f"{type(law).__name__} is a law over all clocks of a sample, and cannot be that of {name!r} alone"
+                )
 
     def times(self, uniforms: Uniforms, choice: Float64[Tensor, " b"]) -> dict[str, Tensor]:
         """Each law's time for its modality."""

@@ -233,20 +233,20 @@ WRONG = [
     (DeviceList, "device", "leaves networks behind", "as an attribute, not in a list"),
     (Pickling, "pickling", "before first use it cannot be pickled", "no lambda"),
     (Network, "network", "hub.example.org first", "fetch only what the user named"),
-    (File, "file", "comes back from its own bytes at a distance of", "mend one of the two"),
+    (File, "file", "comes back from its own bytes at a distance of", "fix one of the two"),
     (FileError, "file", "for a file that is no sample from_bytes raises KeyError", "raise ValueError"),
 ]
 
 
-@pytest.mark.parametrize(("wrong", "clause", "seen", "mend"), WRONG, ids=lambda value: getattr(value, "__name__", None))
-def test_a_wrong_codec_is_told_the_clause_and_how_to_mend_it(wrong, clause, seen, mend):
+@pytest.mark.parametrize(("wrong", "clause", "seen", "fix"), WRONG, ids=lambda value: getattr(value, "__name__", None))
+def test_a_wrong_codec_is_told_the_clause_and_how_to_mend_it(wrong, clause, seen, fix):
     with pytest.raises(ContractError) as caught:
         check_codec(wrong(), RAWS)
     first = caught.value.violations[0]
     assert first.clause == clause
-    assert seen in first.seen and mend in first.mend
+    assert seen in first.seen and fix in first.fix
     message = str(caught.value)
-    assert wrong.__name__ in message and f"{clause}: " in message and seen in message and mend in message
+    assert wrong.__name__ in message and f"{clause}: " in message and seen in message and fix in message
 
 
 def test_every_clause_has_a_wrong_codec():
