@@ -14,7 +14,8 @@ from beartype import BeartypeConf, beartype
 
 CALLS = 50
 _SHAPED = re.compile(r"\b(Float|Float32|Float64|Int64|UInt8|Shaped|Bool)\[|\bX\b")
-_check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as everywhere in Python
+# An int is a float, as everywhere in Python. Nothing is picked at random: the program's own draws are not to move.
+_check = beartype(conf=BeartypeConf(is_pep484_tower=True, is_random=False))
 
 
 def checked(function: Any) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unidiff_core.data.source import Source
     from unidiff_core.evaluation.estimate import Estimate
     from unidiff_core.evaluation.judge import Judge
-    from unidiff_core.evaluation.metric import Drawn, Metric, Reference
+    from unidiff_core.evaluation.metric import Drawn, Hits, Measured, Metric, Reference
     from unidiff_core.foundation.batch import Batch
     from unidiff_core.foundation.plugin import hookimpl
     from unidiff_core.foundation.randomness import Draws
@@ -59,7 +59,7 @@ _HOMES = {
     "data.source": ("Source",),
     "evaluation.estimate": ("Estimate",),
     "evaluation.judge": ("Judge",),
-    "evaluation.metric": ("Drawn", "Metric", "Reference"),
+    "evaluation.metric": ("Drawn", "Hits", "Measured", "Metric", "Reference"),
     "foundation.batch": ("Batch",),
     "foundation.plugin": ("hookimpl",),
     "foundation.randomness": ("Draws",),

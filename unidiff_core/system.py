@@ -19,25 +19,25 @@ from unidiff_core.codec.codec import Raw, check_latent
 from unidiff_core.foundation import randomness
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.distributed import gathered
-from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, dropped, modality_of, of_modality
+from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, stream_of
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import Backbone, Ports
 from unidiff_core.network.lora import merged
 from unidiff_core.network.uvit import UViT
 from unidiff_core.process.process import ForwardProcess
-from unidiff_core.sampling.loop import OnStep, StepReport, sample
+from unidiff_core.sampling.given import Given, conditions_of, repeated, shifted
+from unidiff_core.sampling.loop import OnStep, sample
 from unidiff_core.sampling.options import SamplingOptions
-from unidiff_core.sampling.spec import SpecError, TimestepSpec
+from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.serialization.description import Description, describe
 from unidiff_core.serialization.model_directory import load_weights, read_description, save
+from unidiff_core.training.dropping import predicted_on_kept
 from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import Warmup
 from unidiff_core.training.objective import Objective, mean_of
 from unidiff_core.training.start import Start
-
-Given = Mapping[str, Raw | Sequence[Raw]]
 
 
 class UniDiffuser(pl.LightningModule):
@@ -176,30 +176,9 @@ class UniDiffuser(pl.LightningModule):
     def network_on_kept(
         self, latents: Latents, times: Times, kept: Mapping[str, Tensor], conditions: Conditions | None = None
     ) -> dict[str, Tensor]:
-        """The backbone on each sample's kept modalities alone: one evaluation for each pattern of them that occurs.
-
-        Args:
-            latents: of the whole micro-batch.
-            times: as well.
-            kept: modality → bool ``[b]``.
-            conditions: of the whole micro-batch.
-
-        Returns:
-            Predictions of all streams, zero where a sample dropped the modality.
-        """
-        patterns = torch.stack([kept[name] for name in self.modalities], dim=1)  # (b, N)
+        """`network` on each sample's kept modalities alone; zero where a sample dropped the modality."""
         prediction = {key: self._nothing(key, value) for key, value in latents.items()}
-        for pattern in patterns.unique(dim=0):
-            rows = (patterns == pattern).all(1).nonzero()[:, 0]
-            absent = [name for name, keeps in zip(self.modalities, pattern.tolist(), strict=True) if not keeps]
-            if len(absent) == len(self.modalities):
-                continue
-            some_latents = {key: value[rows] for key, value in latents.items()}
-            some_times = {name: t[rows] for name, t in times.items()}
-            some_conditions = {name: value[rows] for name, value in (conditions or {}).items()}
-            some = self.network(*dropped(some_latents, some_times, absent), some_conditions)
-            for key, value in some.items():
-                prediction[key] = prediction[key].to(value.dtype).index_copy(0, rows, value)
+        prediction = predicted_on_kept(self.network, prediction, latents, times, kept, conditions or {})
         # A parameter that no sample used still takes part: DDP and FSDP2 wait for its gradient.
         nothing = sum((parameter.sum() * 0 for parameter in self.parameters()), torch.tensor(0.0))
         return {key: value + nothing for key, value in prediction.items()}
@@ -209,7 +188,7 @@ class UniDiffuser(pl.LightningModule):
 
     def _nothing(self, key: str, x: Tensor) -> Tensor:
         """A prediction of zeros for a stream's state."""
-        port = self.modalities[modality_of(key)].ports[key.partition(".")[2]]
+        port = self.modalities[modality_of(key)].ports[stream_of(key)]
         dtype = x.dtype if x.is_floating_point() else torch.float32
         return torch.zeros(len(x), *port.predicted_shape(tuple(x.shape[1:])), dtype=dtype, device=x.device)
 
@@ -296,9 +275,9 @@ class UniDiffuser(pl.LightningModule):
         """
         options = replace(options or SamplingOptions(), **changes)
         spec = TimestepSpec.parse(spec, self.modalities)
-        raws, num = _repeated(given or {}, num)
+        raws, num = repeated(given or {}, num)
         spec.check_supplied(raws)
-        conditions = self._conditions(options.conditions, num)
+        conditions = conditions_of(options.conditions, self.backbone.conditions, num, self.device)
         starts = range(0, num, options.batch_size)
         solved: dict[str, list[Raw]] = {name: [] for name in spec.solved}
         for i, start in enumerate(starts):
@@ -309,7 +288,7 @@ class UniDiffuser(pl.LightningModule):
                 num=rows.stop - start,
                 first_index=start,
                 options=replace(options, conditions={name: value[rows] for name, value in conditions.items()}),
-                on_step=_shifted(on_step, i * options.steps, len(starts) * options.steps),
+                on_step=shifted(on_step, i * options.steps, len(starts) * options.steps),
             )
             for name, values in self.decode(latents, spec.solved).items():
                 solved[name] += values
@@ -333,7 +312,8 @@ class UniDiffuser(pl.LightningModule):
             options: how to sample.
             **more: what `unidiff_core.sample` takes besides, options by name among it.
         """
-        conditions = self._conditions(more.pop("conditions", (options or SamplingOptions()).conditions), num)
+        values = more.pop("conditions", (options or SamplingOptions()).conditions)
+        conditions = conditions_of(values, self.backbone.conditions, num, self.device)
         training = self.training
         self.eval()
         try:
@@ -350,22 +330,6 @@ class UniDiffuser(pl.LightningModule):
             )
         finally:
             self.train(training)
-
-    def _conditions(self, values: Mapping[str, Any], num: int) -> dict[str, Tensor]:
-        """One value of each side input for each of `num` samples.
-
-        Raises:
-            SpecError: if the backbone does not take one, or a tensor is not of `num` values.
-        """
-        known = self.backbone.conditions
-        if wrong := [name for name in values if name not in known]:
-            takes = f"takes {', '.join(known)}" if known else "takes none"
-            raise SpecError(f"unknown condition {wrong[0]!r}; the backbone {takes}")
-        rows = {name: torch.as_tensor(value, device=self.device) for name, value in values.items()}
-        for name, row in rows.items():
-            if row.ndim and len(row) != num:
-                raise SpecError(f"{len(row)} values of the condition {name!r} are given for {num} samples")
-        return {name: row if row.ndim else row.expand(num) for name, row in rows.items()}
 
     # --- model directories ---
 
@@ -425,29 +389,3 @@ class UniDiffuser(pl.LightningModule):
         model = cls(description.modalities, description.make_backbone, balance=description.balance)
         model.licence, model.sources = description.licence, description.sources
         return model
-
-
-def _repeated(given: Given, num: int | None) -> tuple[dict[str, list[Raw]], int]:
-    """Every given value as a list of `num`."""
-    lists = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in given.items()}
-    num = num if num is not None else max(map(len, lists.values()), default=1)
-    for name, values in lists.items():
-        if len(values) not in (1, num):
-            raise SpecError(
-                f"{len(values)} values of {name!r} are given for {num} samples; give one, or {num} (a list or tuple "
-                "is several samples: a single one that is a list itself goes into a list)"
-            )
-    if num < 1:
-        raise SpecError(f"the number of samples is at least 1, not {num}")
-    return {name: values * num if len(values) == 1 else values for name, values in lists.items()}, num
-
-
-def _shifted(on_step: OnStep | None, offset: int, total: int) -> OnStep | None:
-    """Steps counted over all batches."""
-    if on_step is None:
-        return None
-
-    def shifted(report: StepReport) -> bool | None:
-        return on_step(replace(report, step=offset + report.step, steps=total))
-
-    return shifted

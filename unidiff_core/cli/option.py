@@ -75,7 +75,8 @@ def add_options_of(parser: ArgumentParser, options: type, *, as_group: bool = Tr
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser.add_class_arguments(options, skip=set(PYTHON_ONLY), as_group=as_group)
     for name in ("--solver.help", "--guidance.help"):  # that a class may stand there is for YAML
-        parser._option_string_actions[name].help = argparse.SUPPRESS
+        action: Any = parser._option_string_actions.pop(name)
+        action.container._remove_action(action)
 
 
 def tidied(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
@@ -88,10 +89,14 @@ def tidied(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     rest = list(argv)
     while rest:
         word = rest.pop(0)
+        if word == "--":
+            return unnamed + rest + named
         if not word.startswith("-"):
             unnamed.append(word)
             continue
-        action = parser._option_string_actions.get(word)
+        found = {id(row): row for name, row in parser._option_string_actions.items() if name.startswith(word)}
+        exact = parser._option_string_actions.get(word)
+        action = exact or (next(iter(found.values())) if len(found) == 1 else None)
         is_flag = action is not None and action.metavar == "{true,false}" and rest[:1] not in (["true"], ["false"])
         named.append(f"{word}=true" if is_flag else word)
         if not is_flag and "=" not in word and (action is None or action.nargs is None) and rest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -14,6 +14,8 @@ from unidiff_core.foundation.latents import Latents, Times, modality_of
 from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import Flow, NoiseSchedule
 from unidiff_core.process.process import ForwardProcess
+
+GAINS = 16
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class GaussianOracle:
     mean: Tensor
     covariance: Tensor
     schedule: NoiseSchedule
+    _gains: dict[tuple[float, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def random(
@@ -79,11 +82,19 @@ class GaussianOracle:
         noisy = alpha[:, None] * self.covariance * alpha + sigma.square().diag()
         return torch.linalg.solve(noisy, alpha[:, None] * self.covariance).T
 
+    def _known(self, place: tuple[float, ...], times: Times) -> tuple[Tensor, Tensor]:
+        """Diagonal of A and gain at these times; those of the last few are kept, as a solver comes back to them."""
+        if place not in self._gains:
+            alpha, sigma = self.coefficients(times)
+            self._gains[place] = alpha, self.gain(alpha, sigma)
+            while len(self._gains) > GAINS:
+                del self._gains[next(iter(self._gains))]
+        return self._gains[place]
+
     def __call__(self, latents: Latents, times: Times) -> dict[str, Tensor]:
         """Exact clean estimates."""
-        alpha, sigma = self.coefficients(times)
-        x = self.flat(latents)
-        estimate = self.mean + (x - alpha * self.mean) @ self.gain(alpha, sigma).T
+        alpha, gain = self._known(tuple(times[modality_of(key)][0].item() for key in self.shapes), times)
+        estimate = self.mean + (self.flat(latents) - alpha * self.mean) @ gain.T
         return {key: value.to(latents[key].dtype) for key, value in self.unflat(estimate).items()}
 
     def draw(self, num: int, *, seed: int = 0) -> dict[str, Tensor]:

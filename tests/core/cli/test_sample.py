@@ -59,6 +59,7 @@ def test_every_option_of_sampling_is_one_of_the_command(asked, model):
     _, _, _, options = asked(model, "a", "--conditions={kind: 1}", "--solver={b: ddim}", "--drop_ignored=false")
     assert options == SamplingOptions(conditions={"kind": 1}, solver={"b": "ddim"}, drop_ignored=False)
     assert type(asked(model, "a", "--solver={class_path: DDIM}")[3].solver) is DDIM
+    assert asked("--guid", "-0.5", model, "a")[3] == SamplingOptions(guidance=-0.5), "an option's name may be cut"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +69,9 @@ def test_every_option_of_sampling_is_one_of_the_command(asked, model):
         ("--num", "2", "--given", "b={value}", "--drop_ignored", "{model}", "a | b"),
         ("{model}", "--num=2", "--drop_ignored", "--given=b={value}", "a | b"),
         ("--drop_ignored", "true", "{model}", "--given", "b={value}", "--allow_hub", "a | b", "--num", "2"),
+        ("--num=2", "--given", "b={value}", "--drop", "--", "{model}", "a | b"),
     ],
-    ids=["before", "after", "around", "between"],
+    ids=["before", "after", "around", "between", "last"],
 )
 def test_model_and_spec_stand_anywhere(asked, model, tmp_path, arguments):
     (tmp_path / "value.num").write_text("0.5")

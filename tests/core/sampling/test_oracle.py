@@ -253,7 +253,8 @@ def test_guided_sampling_equals_an_independent_integration(form, schedule):
     supplied = {key: value for key, value in oracle.draw(4, seed=9).items() if key[0] in held}
     noise = noise_of(oracle, 4)
     spec = {name: [1, 1 / T] for name in weights} | dict.fromkeys(held, 0)
-    got = run(oracle, spec, num=4, supplied=supplied, guidance=scale, steps=999)
+    steps = 400 if isinstance(schedule, Flow) else 999  # the straight line's largest difference is twenty times smaller
+    got = run(oracle, spec, num=4, supplied=supplied, guidance=scale, steps=steps)
     want = reference(oracle, list(weights), {name: lambda _: 0.0 for name in held}, noise, supplied, weights)
     gap = max((got[key] - want[key]).abs().max().item() for key in keys_of(oracle, weights))
     print(f"{form}, {type(schedule).__name__}: largest difference {gap:.1e}")

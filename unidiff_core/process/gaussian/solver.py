@@ -15,6 +15,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -102,6 +103,7 @@ class Heun(GaussianSolver):
         return trapezoid(schedule, x, clean, clean_next, step.t, step.t_next)
 
 
+@lru_cache(maxsize=256)  # a step asks for the same two times several times, once a stream
 def alpha_sigma(schedule: NoiseSchedule, t: float) -> tuple[float, float]:
     """Both coefficients at one time."""
     time = torch.tensor(t, dtype=torch.float64)
