@@ -55,8 +55,10 @@ unpaired: .venv/.installed  ## after `make demo`: 576 captioned images alone, an
 	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --trainer.default_root_dir=runs/unpaired_thrice --data.train='[$(PAIRED), $(PAIRED), $(PAIRED), $(UNPAIRED)]'
 	for run in paired unpaired unpaired_thrice; do $(BIN)/unidiffuser evaluate runs/$$run -c $(RECIPE)/evaluate.yaml || exit 1; done
 
-test: .venv/.installed  ## every test but the counted campaigns; under 10 minutes
-	$(BIN)/python -m pytest -m "not acceptance"
+JOBS ?= 2
+
+test: .venv/.installed  ## every test but the counted campaigns, on JOBS cores with a thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not acceptance"
 
 acceptance: .venv/.installed  ## the long, counted campaigns; their outcome is committed in docs/
 	$(BIN)/python -m pytest -m acceptance -s --timeout=3600
