@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.command import run_command
 from unidiff_core.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -22,11 +22,9 @@ RECIPE = ROOT / "recipes" / "digits"
 
 def unidiffuser(*arguments, cwd, code=0):
     """Run the command in a process of its own; returns (stdout, stderr)."""
-    command = [sys.executable, "-m", "unidiff_core.cli.main", *map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout, done.stderr
+    done = run_command(*arguments, cwd=cwd)
+    assert done.code == code, done.out + done.err
+    return done.out, done.err
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +187,9 @@ def test_long_caption_is_a_warning(workplace):
 
 
 def test_a_process_exits_with_2(workplace):
-    assert "unknown command 'wave'; known: shards," in unidiffuser("wave", cwd=workplace, code=2)[1]
+    command = [sys.executable, "-m", "unidiff_core.cli.main", "wave"]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "unknown command 'wave'; known: shards," in done.stderr
 
 
 def test_help_answers_at_once_and_teaches(workplace):

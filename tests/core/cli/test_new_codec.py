@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import run_command
 from unidiff_core.cli.main import main
 from unidiff_core.cli.new_codec import TEMPLATE
 
@@ -38,7 +39,7 @@ def process(*command, env):
 
 def test_the_project_passes_its_tests_is_listed_trains_and_samples(project):
     assert "3 passed" in process("pytest", "-q", env=project)
-    listed = process("unidiff_core.cli.main", "list", "codecs", env=project).split("\n\n")
+    listed = run_command("list", "codecs").out.split("\n\n")
     block = next(block for block in listed if block.startswith("SeaL"))
     assert "SeaLevelCodec" in block and "unidiff-sea-level" in block and "values 2×32 /4" in block
     for command in ("shards", "encode", "fit"):

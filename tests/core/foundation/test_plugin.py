@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.command import run_command
 from unidiff_core import Codec, CodecTraining, ShardData, Stream, hookimpl
 from unidiff_core.codec.codec import check_latent
 from unidiff_core.foundation.plugin import load_plugins
@@ -195,18 +193,13 @@ def installed(install):
     """Every module above as a distribution of its own; the environment of a process that finds them."""
     for name, text in MODULES.items():
         folder = install(f"{name}-dist", {name: f"{name}_module"}, {f"{name}_module.py": text})
-    return os.environ | {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}", "COLUMNS": "200"}
-
-
-def unidiffuser(*arguments, env, cwd=None):
-    command = [sys.executable, "-m", "unidiff_core.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, cwd=cwd, check=False)
+    return {"PYTHONPATH": str(folder)}
 
 
 def test_the_program_lists_what_works_and_names_what_does_not(installed):
-    done = unidiffuser("codecs", env=installed | {"UNIDIFF_DISABLED_PLUGINS": "absent"})
-    assert done.returncode == 0, done.stderr
-    table = " ".join(done.stdout.split())
+    done = run_command("codecs", env=installed | {"UNIDIFF_DISABLED_PLUGINS": "absent"})
+    assert done.code == 0, done.err
+    table = " ".join(done.out.split())
     assert "ImageCodec (unidiff-core)" in table and "SoundCodec (sound-dist)" in table
     assert "RaisingCodec of raises-dist cannot be made from its defaults: RuntimeError: no [GPU] here" in table
     for words in (
@@ -217,17 +210,17 @@ def test_the_program_lists_what_works_and_names_what_does_not(installed):
         "Plugin 'older' of older-dist did not load: it requires plugin API 0",
         "Plugin 'zwin' of zwin-dist did not load: SoundCodec of zwin-dist is already registered by sound-dist",
     ):
-        assert f"unidiffuser: {words}" in done.stderr, done.stderr
-    assert "absent" not in done.stdout + done.stderr
+        assert f"unidiffuser: {words}" in done.err, done.err
+    assert "absent" not in done.out + done.err
 
 
 def test_a_constructor_that_raises_in_a_recipe_names_its_distribution(installed, tmp_path):
     recipe = tmp_path / "encode.yaml"
     recipe.write_text("codecs: {x: {class_path: RaisingCodec}}\nfolders: {a: b}\n")
-    done = unidiffuser("encode", "-c", str(recipe), env=installed, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
+    done = run_command("encode", "-c", recipe, env=installed, cwd=tmp_path)
+    assert done.code == 2, done.err
     assert "unidiffuser: RuntimeError: no [GPU] here. It came from the plugin raises-dist;" in " ".join(
-        done.stderr.split()
+        done.err.split()
     )
 
 
