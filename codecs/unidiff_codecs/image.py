@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from unidiff_codecs.clip import ImageFeature
-from unidiff_codecs.picture import contact_sheet
+from unidiff_codecs.picture import as_rgb, contact_sheet, open_image
 from unidiff_core import Draw, FrozenCodec, Stream
 from unidiff_core.codec.weights import locate, require
 
@@ -94,7 +93,7 @@ class ImageCodec(FrozenCodec):
     @torch.no_grad()
     def encode(self, raws: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Images → posterior moments ``ae`` ``[b, 2·channels, h, w]`` and ``clip`` ``[b, clip_width]``."""
-        images = [square(raw.convert("RGB"), self.size) for raw in raws]
+        images = [square(as_rgb(raw), self.size) for raw in raws]
         rows = [self._encode_some(images[i : i + self._chunk]) for i in range(0, len(images), self._chunk)]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else self._nothing()
 
@@ -115,21 +114,13 @@ class ImageCodec(FrozenCodec):
         return images
 
     def from_bytes(self, data: bytes) -> Image.Image:
-        """Content of any image file that PIL reads → RGB image.
+        """Content of any image file that Pillow reads → the RGB image that a viewer shows; see `open_image`.
 
         Raises:
-            ValueError: if it is corrupt, not an image, or larger than PIL's cap on decompression.
+            ValueError: if it is corrupt, not an image, of a mode that has no rule, or larger than Pillow's cap on
+                decompression.
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                return Image.open(io.BytesIO(data)).convert("RGB")
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ValueError(f"image too large to decode safely: {error}; scale it down first") from error
-        except UnidentifiedImageError as error:  # its own message names a buffer in memory
-            raise ValueError(f"not a readable image ({len(data)} bytes): of no format that PIL knows") from error
-        except Exception as error:  # PIL's readers raise whatever they meet: OSError, SyntaxError, struct.error, …
-            raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
+        return open_image(data)
 
     def to_bytes(self, raw: Image.Image) -> bytes:
         """Image → PNG."""
@@ -141,7 +132,7 @@ class ImageCodec(FrozenCodec):
         """Write numbered PNG files, and ``contact_sheet.png`` of all so far."""
         paths = super().save(raws, folder, first_index=first_index)
         earlier = [folder / f"{i:05d}.png" for i in range(first_index)]
-        images = [Image.open(path).convert("RGB") for path in earlier if path.is_file()]
+        images = [open_image(path.read_bytes()) for path in earlier if path.is_file()]
         sheet = folder / "contact_sheet.png"
         contact_sheet([*images, *raws]).save(sheet)
         return [*paths, sheet]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unidiff_codecs.image import square
+from unidiff_codecs.picture import open_image
 from unidiff_core import Batches, Columns, ShardData, read_having
 
 
@@ -38,8 +37,7 @@ class ImageData(ShardData):
         return {"image": _stacked([self._pixels(row) for row in read_having(self.folder, self.image)])}
 
     def _pixels(self, row: dict[str, bytes]) -> np.ndarray:
-        image = Image.open(io.BytesIO(row[self.image])).convert("RGB")
-        return np.asarray(square(image, self.size)).transpose(2, 0, 1)
+        return np.asarray(square(open_image(row[self.image]), self.size)).transpose(2, 0, 1)
 
 
 class PairData(ImageData):
