@@ -95,10 +95,7 @@ class FolderSource(PairSource):
     @cached_property
     def names(self) -> Mapping[str, str]:
         """Key → the image's path in the folder."""
-        root = Path(self.folder)
-        if not root.is_dir():
-            raise ValueError(f"no such folder: {root}")
-        files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
+        root, files = Path(self.folder), self._files
         images = [path for path in files if path.suffix.lower() in IMAGES]
         if not images:
             raise ValueError(f"no images in {root}: none of its {len(files)} files ends in {', '.join(IMAGES)}")
@@ -107,6 +104,18 @@ class FolderSource(PairSource):
         lacking = {name for name in names if self._caption(name) is None}
         self._check([f"{name} (no caption)" for name in names if name in lacking], len(names))
         return _keyed(name for name in names if self.unpaired == "keep" or name not in lacking)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """All of the folder that are not hidden."""
+        return self._files
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        root = Path(self.folder)
+        if not root.is_dir():
+            raise ValueError(f"no such folder: {root}")
+        return sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
 
     def members(self, key: str) -> dict[str, Any]:
         """The image's bytes, its caption if it has one, its file's name and other metadata."""
@@ -204,6 +213,12 @@ class DatasetSource(PairSource):
             members[CAPTION] = caption.encode()
         labels = {field: value for field, value in row.items() if isinstance(value, (str, int, float))}
         return members | {"json": json.dumps(labels, ensure_ascii=False).encode()}
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The data set's own; images that its rows name by path are not among them."""
+        path = Path(self.path)
+        return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
     def _image_names(self) -> list[str]:
         """A name of each row's image, without reading it; empty if it has none."""

@@ -9,7 +9,13 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load
+
+from unidiff_core import Codec, Stream
+from unidiff_core.data.location import read_shards
+from unidiff_core.data.shard import STORED
 
 CAPTIONS = [f"a red {word}" for word in ("one", "two", "three", "four", "five", "six")]
 ORIENTATION = 0x0112
@@ -151,3 +157,39 @@ def riff(tag: int, bits: int, frames: bytes, rate: int, sub: int | None = None) 
         fmt += struct.pack("<HHIH14s", 22, bits, 4, sub, bytes.fromhex("000000001000800000aa00389b71"))
     body = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", len(frames)) + frames
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+# --- what uses them ---
+
+
+class SizeCodec(Codec):
+    """The number of bytes of a member: a codec without a network."""
+
+    streams = {"size": Stream.vector(1)}
+
+    def encode(self, raws):
+        return {"size": torch.tensor([[float(len(raw))] for raw in raws]).reshape(len(raws), 1)}
+
+    def decode(self, latents):
+        return [b" " * int(size) for size in latents["size"][:, 0]]
+
+    def from_bytes(self, data):
+        return data
+
+    def to_bytes(self, raw):
+        return raw
+
+
+def sizes(folder, modality: str) -> list[float]:
+    """What `SizeCodec` stored."""
+    return [load(row[STORED])[f"{modality}.size"].item() for row in read_shards(folder)]
+
+
+def autoencoder_options(shards, output) -> list[str]:
+    """A training of an autoencoder of a second."""
+    return [
+        *("--model=AutoencoderTraining", "--model.channels=[4,8]", "--model.latent_channels=2", "--data=ImageData"),
+        *(f"--data.folder={shards}", "--data.size=32", "--data.batch_size=8", "--data.holdout=0.2"),
+        *("--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
+        *("--trainer.enable_model_summary=false", f"--output={output}"),
+    ]

@@ -15,9 +15,9 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from unidiff_core.cli.option import named
+from unidiff_core.cli.option import named, shown
 from unidiff_core.codec.training import CodecTraining
-from unidiff_core.foundation.atomic import publish
+from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.plugin import load_plugins
 
 DESCRIPTION = """Train a network that a codec loads, and export it in the form that the codec loads it from.
@@ -30,6 +30,8 @@ stand metrics.json and something to look at, made from held-out data.
 """
 CONFIG = "fit_codec.yaml"
 METRICS = "metrics.json"
+FILES = "files.json"
+"""Names of all files of an export: what may be replaced."""
 CHECKPOINT = "last.ckpt"
 
 
@@ -59,15 +61,21 @@ def run(argv: Sequence[str]) -> None:
     load_plugins()
     cli = _parse(argv)
     output = Path(cli.config.output)
-    if output.is_dir() and not cli.config.overwrite:
+    _check_own(output)
+    if _is_filled(output) and not cli.config.overwrite:
         _explain_skip(output, cli.recipe())
         return
     started = time.monotonic()
     work = _prepare(output.with_name(output.name + ".partial"), cli.recipe())
     _train(cli, work)
-    metrics = _export(cli.model, cli.datamodule, work / "export")
-    (work / "export" / CONFIG).write_text(cli.recipe())
-    publish(work / "export", output)
+    export = work / "export"
+    metrics = _export(cli.model, cli.datamodule, export)
+    (export / CONFIG).write_text(cli.recipe())
+    (export / FILES).write_text(json.dumps([*_names(export), FILES], indent=1) + "\n")
+    open_to_all(export)
+    if _is_filled(output):
+        print(f"{output}: removing what was trained before, {shown(_names(output))}")
+    publish(export, output)
     shutil.rmtree(work)
     print(f"{output}: {_text(metrics)}; {time.monotonic() - started:.0f} s")
 
@@ -94,6 +102,38 @@ def _parse(argv: Sequence[str]) -> CodecCLI:
         sys.argv = before
 
 
+def _is_filled(folder: Path) -> bool:
+    """Whether there is such a folder, and something in it."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _names(folder: Path) -> list[str]:
+    """Its files, by their paths in it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _check_own(output: Path) -> None:
+    """Refuse to put the export in place of anything but an earlier one.
+
+    Raises:
+        ValueError: if there is a file, or a folder that holds what this command did not write; names that.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is no folder; give another --output")
+    if not _is_filled(output):
+        return
+    if not (output / CONFIG).is_file():
+        raise ValueError(
+            f"{output} is not what `unidiffuser fit-codec` writes, for it has no {CONFIG}; give another --output"
+        )
+    listed = json.loads((output / FILES).read_text()) if (output / FILES).is_file() else _names(output)
+    if foreign := sorted({*_names(output)} - {*listed}):
+        raise ValueError(
+            f"{output} holds what `unidiffuser fit-codec` did not write, {shown(foreign)}; move it, or give another "
+            "--output"
+        )
+
+
 def _explain_skip(output: Path, recipe: str) -> None:
     made_with = output / CONFIG
     same = made_with.is_file() and made_with.read_text() == recipe
@@ -104,8 +144,10 @@ def _explain_skip(output: Path, recipe: str) -> None:
 def _prepare(work: Path, recipe: str) -> Path:
     """The folder of the unfinished training; emptied if it was of another configuration."""
     made_with = work / CONFIG
-    if work.is_dir() and not (made_with.is_file() and made_with.read_text() == recipe):
-        print(f"{work} is of another configuration; starting over.")
+    if _is_filled(work) and not made_with.is_file():
+        raise ValueError(f"{work} is where an unfinished training is kept, and holds something else; move it away")
+    if _is_filled(work) and made_with.read_text() != recipe:
+        print(f"{work} is of another configuration; starting over, without its {shown(_names(work))}")
         shutil.rmtree(work)
     shutil.rmtree(work / "export", ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)

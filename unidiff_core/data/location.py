@@ -164,6 +164,17 @@ def notes_at(where: str | Path | Sequence[str], name: str) -> Iterator[Any]:
             yield notes[name]
 
 
+def local_file(shard: Shard) -> Path | None:
+    """The file that a shard is on this machine; None if it is none, or not there."""
+    if shard.url.startswith("file://"):
+        path = Path(_path_of(shard.url))
+    elif _is_url(shard.url) or shard.url.startswith(PIPE):
+        return None
+    else:
+        path = Path(shard.url)
+    return path if path.is_file() else None
+
+
 def local_path(shard: Shard) -> Path:
     """Where a shard lies on this machine, for reading at random; a cached one is fetched whole first.
 

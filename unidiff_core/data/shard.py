@@ -21,6 +21,9 @@ MANIFEST = "manifest.json"
 STORED = "safetensors"
 """The shard member that holds a sample's stored tensors."""
 
+OWNER = "unidiff"
+"""User and group of every member that is written here."""
+
 Members = Mapping[str, Any]
 """One sample of a shard: member ending (``png``, ``txt``, ``json``) → bytes; ``__key__`` → its name."""
 
@@ -75,7 +78,7 @@ def write_shard(path: Path, samples: Iterable[Members]) -> Written:
     with replacing(path) as stream:
         hashed = Hashed(stream)
         # Fixed ownership and times: the same samples give the same bytes.
-        writer = secure_webdataset().TarWriter(hashed, encoder=False, user="unidiff", group="unidiff", mtime=0)
+        writer = secure_webdataset().TarWriter(hashed, encoder=False, user=OWNER, group=OWNER, mtime=0)
         with writer:
             for sample in samples:
                 writer.write(dict(sample))
@@ -116,6 +119,26 @@ def find_shards(folder: str | Path) -> list[Path]:
     if absent := [str(path) for path in paths if not path.is_file()]:
         raise ValueError(f"{manifest} lists shards that are not there: {', '.join(absent)}")
     return paths
+
+
+def endings_if_own(path: Path) -> set[str] | None:
+    """Member endings of a shard's first sample, if this package wrote the shard; None if it cannot be shown to be ours.
+
+    A shard of no samples has no endings, and nothing to lose.
+    """
+    endings: set[str] = set()
+    first = None
+    try:
+        with path.open("rb") as stream:
+            for key, ending, header, _ in walk(stream):
+                if header.uname != OWNER:
+                    return None
+                if key != (first := first or key):
+                    break
+                endings.add(ending)
+    except (OSError, tarfile.TarError, EOFError, zlib.error):
+        return None
+    return endings
 
 
 class _WholeHeader(tarfile.TarInfo):

@@ -100,6 +100,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def is_model_directory(folder: str | Path) -> bool:
+    """Whether a folder's configuration is one that `save` writes."""
+    try:
+        _read_config(Path(folder))
+    except (ModelDirectoryError, OSError, UnicodeDecodeError):
+        return False
+    return True
+
+
 def _codec(config: dict[str, Any], folder: Path, registry: Registry, *, allow_hub: bool) -> Codec:
     cls = registry.find(config["class"], Codec)
     config = dict(config)
