@@ -115,7 +115,7 @@ class FolderSource(PairSource):
         root = Path(self.folder)
         if not root.is_dir():
             raise ValueError(f"no such folder: {root}")
-        return sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
+        return sorted(_walk(root, set()))
 
     def members(self, key: str) -> dict[str, Any]:
         """The image's bytes, its caption if it has one, its file's name and other metadata."""
@@ -139,7 +139,7 @@ class FolderSource(PairSource):
         """Image's path in the folder → its line."""
         root = Path(self.folder)
         rows: dict[str, dict[str, Any]] = {}
-        for path in sorted(root.rglob(METADATA)):
+        for path in (path for path in self._files if path.name == METADATA):
             for number, line in enumerate(_read_text(path).splitlines(), 1):
                 if line.strip():
                     row = _parse(line, f"{path}, line {number}")
@@ -257,7 +257,6 @@ class DatasetSource(PairSource):
         except ImportError as error:
             raise ValueError("reading a Hugging Face data set needs `pip install datasets`") from error
         path = Path(self.path)
-        parquet = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
         if (path / "dataset_dict.json").is_file():
             splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
             if self.split not in splits:
@@ -265,9 +264,30 @@ class DatasetSource(PairSource):
             return datasets.load_from_disk(path / self.split)
         if (path / "state.json").is_file():
             return datasets.load_from_disk(path)
-        if parquet and parquet[0].is_file():
+        if parquet := [path] if path.is_file() and path.suffix == ".parquet" else self._parquet(path):
             return datasets.Dataset.from_parquet([str(file) for file in parquet])
         raise ValueError(f"no data set in {path}: neither what save_to_disk writes nor *.parquet files")
+
+    def _parquet(self, folder: Path) -> list[Path]:
+        """The files of the split in a folder of Parquet files, told apart by their names as `datasets` does."""
+        from datasets.data_files import DataFilesDict, get_data_patterns  # type: ignore[import-untyped]
+
+        files = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+        if not files:
+            return []
+        patterns = get_data_patterns(str(folder.resolve()))
+        found = DataFilesDict.from_patterns(patterns, str(folder.resolve()), allowed_extensions=[".parquet"])
+        splits = {str(split): sorted(map(Path, names)) for split, names in found.items() if names}
+        if self.split not in splits:
+            raise ValueError(f"{folder} has no split {self.split!r}; its Parquet files are of {', '.join(splits)}")
+        of_none = len(files) - sum(map(len, splits.values()))
+        if of_none:
+            warnings.warn(
+                f"left out: {of_none} of {len(files)} Parquet files in {folder} are of no split; the names of the "
+                f"others say {', '.join(splits)}",
+                stacklevel=2,
+            )
+        return splits[self.split]
 
 
 def _keyed(names: Iterable[str]) -> dict[str, str]:
@@ -286,8 +306,16 @@ def _fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """All files of a folder and its subfolders that are not hidden; links are followed, but not in a circle."""
+    above = above | {folder.resolve()}
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and path.resolve() not in above:
+            yield from _walk(path, above)
 
 
 def _read_text(path: Path) -> str:

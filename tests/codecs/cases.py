@@ -7,11 +7,14 @@ import json
 import struct
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load
+from unidiff_codecs.picture import open_image
+from unidiff_codecs.text import check_text, decoded
 
 from unidiff_core import Codec, Stream
 from unidiff_core.data.location import read_shards
@@ -165,7 +168,7 @@ def riff(tag: int, bits: int, frames: bytes, rate: int, sub: int | None = None) 
 class SizeCodec(Codec):
     """The number of bytes of a member: a codec without a network."""
 
-    streams = {"size": Stream.vector(1)}
+    streams: ClassVar = {"size": Stream.vector(1)}
 
     def encode(self, raws):
         return {"size": torch.tensor([[float(len(raw))] for raw in raws]).reshape(len(raws), 1)}
@@ -180,9 +183,10 @@ class SizeCodec(Codec):
         return raw
 
 
-def sizes(folder, modality: str) -> list[float]:
+def sizes(folder, modality: str) -> list[float | None]:
     """What `SizeCodec` stored."""
-    return [load(row[STORED])[f"{modality}.size"].item() for row in read_shards(folder)]
+    rows = [load(row[STORED]).get(f"{modality}.size") for row in read_shards(folder)]
+    return [None if row is None else row.item() for row in rows]
 
 
 def autoencoder_options(shards, output) -> list[str]:
@@ -193,3 +197,22 @@ def autoencoder_options(shards, output) -> list[str]:
         *("--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
         *("--trainer.enable_model_summary=false", f"--output={output}"),
     ]
+
+
+class PictureSizeCodec(SizeCodec):
+    """The same of a picture that can be opened."""
+
+    extension = "png"
+
+    def from_bytes(self, data):
+        open_image(data)
+        return data
+
+
+class TextSizeCodec(SizeCodec):
+    """The same of a text."""
+
+    extension = "txt"
+
+    def from_bytes(self, data):
+        return check_text(decoded(data))

@@ -20,7 +20,7 @@ from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.job import EncodingJob
 from unidiff_core.data.location import list_shards
-from unidiff_core.data.shard import MANIFEST
+from unidiff_core.data.shard import MANIFEST, Endings
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.serialization.description import describe_codecs
 
@@ -69,7 +69,13 @@ def _parser() -> ArgumentParser:
         help="shards -> folder for what is stored. Shards are a folder, a pattern (d/{00000..00099}.tar, d/*.tar) or a "
         "URL that fsspec reads (s3://, https://). Several of them may go to one folder",
     )
-    add("--members", type=dict[str, str], default={}, help="modality -> member ending, if not the codec's")
+    add(
+        "--members",
+        type=dict[str, Endings],
+        default={},
+        help="modality -> member ending, if not the codec's, or several of which a sample has one: "
+        "{image: [jpg, jpeg, png]}",
+    )
     add("--keep", type=list[Filter], default=[], help="what a sample must pass: [{field: width, at_least: 512}, ...]")
     add("--clean", type=dict[str, Cleaner], default={}, help="modality -> what cleans its raw samples")
     add(

@@ -38,6 +38,8 @@ def run(argv: Sequence[str]) -> None:
     built = parser.instantiate_classes(config)
     recipe["files"] = _digest(built.source.files)
     folders = {split: Path(built.output) / split for split in built.source.splits}
+    if not folders:
+        raise ValueError("the source has no samples")
     for folder in folders.values():  # all before the first is written
         _check(folder, built.source)
     for split, folder in folders.items():

@@ -25,6 +25,7 @@ from unidiff_core.data.shard import (
     STORED,
     Hashed,
     Written,
+    check_sorted,
     endings_if_own,
     read_samples,
     write_manifest,
@@ -181,7 +182,7 @@ class EncodingJob:
             What became of all samples.
 
         Raises:
-            ValueError: if a shard is not done; names it.
+            ValueError: if a shard is not done, or no sample is left; says which, or why.
         """
         rows = [self._note(shard, name) for shard, name in zip(self.shards, self.names, strict=True)]
         done = [row for row in rows if row]
@@ -194,6 +195,8 @@ class EncodingJob:
         tally = Tally()
         for note in done:
             tally.add(Tally.from_dict(note.tally))
+        if not tally.kept:
+            raise ValueError(f"nothing is encoded into {self.target}: {tally}")
         notes = {"settings": self.settings, "codecs": self.codecs, "tally": tally.as_dict()}
         write_manifest(self.target, [note.shard for note in done], **notes)
         return tally
@@ -204,7 +207,12 @@ class EncodingJob:
             source = Hashed(stream)
 
             def encoded() -> Any:
-                yield from self.encoder.samples(read_samples(source, str(shard)), str(shard), tally)
+                rows = read_samples(source, str(shard))
+                try:
+                    yield from self.encoder.samples(rows, str(shard), tally)
+                except ValueError as error:
+                    check_sorted(rows, error)  # what seems to lack a member may be half of a sample
+                    raise
                 self._check(shard, source.sha256.hexdigest(), tally, earlier)  # before the tar is in its place
 
             written = write_shard(self.target / name, encoded())
