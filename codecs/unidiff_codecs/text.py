@@ -110,7 +110,8 @@ class TextCodec(FrozenCodec):
     def save(self, raws: Sequence[str], folder: Path, *, first_index: int = 0) -> list[Path]:
         """Write ``texts.jsonl``, a line ``{"index": i, "text": …}`` each; keeps earlier lines."""
         path = folder / "texts.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines()[:first_index] if path.is_file() else []
+        # Not splitlines: a text may hold U+2028 and its like.
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:first_index] if path.is_file() else []
         rows = [{"index": first_index + i, "text": raw} for i, raw in enumerate(raws)]
         lines += [json.dumps(row, ensure_ascii=False) for row in rows]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ import yaml
 
 from unidiff_core.cli import encode, evaluate, shards
 from unidiff_core.cli.fit import UniDiffuserCLI
-from unidiff_core.data.shard import write_manifest
+from unidiff_core.data.shard import write_manifest, write_shard
 from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.serialization.description import describe_codecs
 
@@ -44,7 +44,9 @@ def test_the_model_is_made_of_the_codecs_that_encode(monkeypatch, tmp_path):
     assert fitted["model"]["modalities"].keys() == codecs.keys()
     parser = encode._parser()
     made = parser.instantiate_classes(parser.parse_args(["-c", str(RECIPE / "encode.yaml")])).codecs
-    write_manifest(Path(fitted["data"]["train"]), [], codecs=describe_codecs(made))  # as `encode` records them
+    latents = Path(fitted["data"]["train"])
+    written = write_shard(latents / "00000.tar", [])  # no sample, so that no network is loaded
+    write_manifest(latents, [written], codecs=describe_codecs(made))  # as `encode` records them
     model = UniDiffuserCLI("fit", ["-c", str(RECIPE / "fit.yaml")]).model
     for name, row in codecs.items():
         codec = model.modalities[name].codec
