@@ -161,7 +161,7 @@ class FolderSource(PairSource):
 
     @cached_property
     def _metadata(self) -> dict[str, dict[str, Any]]:
-        """Image's path in the folder → its line, with captions as a list; of several lines the first, with all those."""
+        """Image's path in the folder → its line, captions as a list; of several lines the first, with all captions."""
         root = Path(self.folder)
         rows: dict[str, dict[str, Any]] = {}
         for path in (path for path in self._files if path.name in METADATA):
