@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,12 +17,17 @@ from torch import Tensor, nn
 from unidiff_codecs.clip import ImageFeature
 from unidiff_codecs.picture import as_rgb, contact_sheet, open_image
 from unidiff_core import Draw, FrozenCodec, Stream
-from unidiff_core.codec.weights import locate, require
+from unidiff_core.codec.weights import HUB, locate, read_config, require
 
 PIXELS_AT_ONCE = 2**22
 """Pixels that the networks see at a time: bounds memory, changes no result."""
 
-AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+CONFIG, STEM = "config.json", "diffusion_pytorch_model"
+AUTOENCODER_FILES = (CONFIG, f"{STEM}.safetensors")
+OTHER_FORMS = (CONFIG, f"{STEM}*.safetensors", f"{STEM}*.safetensors.index*.json")
+"""In several files, or in a variant: fetched where there is no single file."""
+
+_VARIANT = re.compile(rf"{STEM}\.(?P<name>\w+)(-\d+-of-\d+)?\.safetensors")
 
 
 class ImageCodec(FrozenCodec):
@@ -186,15 +192,43 @@ class ImageCodec(FrozenCodec):
 
 
 def load_autoencoder(name: str) -> nn.Module:
-    """A `diffusers.AutoencoderKL` from a local folder or a hub id; safetensors only."""
+    """A `diffusers.AutoencoderKL` from a local folder or a hub id; safetensors only, in one file or several.
+
+    A folder that holds nothing but a variant (``fp16``) gives that one; the network is in float32 all the same.
+
+    Raises:
+        ValueError: if a file is absent, or there are several variants and no other; names them.
+    """
     from diffusers import AutoencoderKL
 
     folder = locate(name, AUTOENCODER_FILES)
-    require(folder, *AUTOENCODER_FILES)
+    if name.startswith(HUB) and not (folder / AUTOENCODER_FILES[1]).is_file():
+        folder = locate(name, OTHER_FORMS)
+    variant = _variant(folder)
     network: nn.Module = AutoencoderKL.from_pretrained(
-        str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        str(folder), variant=variant, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
     )
-    return network
+    return network.float()
+
+
+def _variant(folder: Path) -> str | None:
+    """The only variant of weights in a folder; None if they are there without one."""
+    require(folder, CONFIG)
+    if (folder / AUTOENCODER_FILES[1]).is_file():
+        return None
+    index = folder / f"{STEM}.safetensors.index.json"
+    variants = sorted({match["name"] for path in folder.iterdir() if (match := _VARIANT.fullmatch(path.name))})
+    if not index.is_file() and len(variants) > 1:
+        raise ValueError(f"{folder} holds the variants {', '.join(variants)}; leave the one that is to be read")
+    if not index.is_file() and variants:
+        index = folder / f"{STEM}.safetensors.index.{variants[0]}.json"
+        if not index.is_file():
+            require(folder, f"{STEM}.{variants[0]}.safetensors")
+            return variants[0]
+    if not index.is_file():
+        require(folder, AUTOENCODER_FILES[1])
+    require(folder, *sorted(set(read_config(index)["weight_map"].values())))
+    return None if index.name == f"{STEM}.safetensors.index.json" else variants[0]
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

@@ -110,7 +110,7 @@ class FolderSource(PairSource):
     @cached_property
     def names(self) -> Mapping[str, str]:
         """Key → the image's path in the folder."""
-        root, files = Path(self.folder), self._files
+        root, files = Path(self.folder).expanduser(), self._files
         images = [path for path in files if path.suffix.lower() in IMAGES]
         if not images:
             raise ValueError(f"no images in {root}: none of its {len(files)} files ends in {', '.join(IMAGES)}")
@@ -128,7 +128,7 @@ class FolderSource(PairSource):
 
     @cached_property
     def _files(self) -> list[Path]:
-        root = Path(self.folder)
+        root = Path(self.folder).expanduser()
         if not root.is_dir():
             raise ValueError(f"no such folder: {root}")
         return sorted(_walk(root, set()))
@@ -137,7 +137,7 @@ class FolderSource(PairSource):
         """The image's bytes, its caption if it has one, its file's name and other metadata."""
         name = self.names[key]
         captions = self._captions(name)
-        members: dict[str, Any] = {IMAGE: (Path(self.folder) / name).read_bytes()}
+        members: dict[str, Any] = {IMAGE: (Path(self.folder).expanduser() / name).read_bytes()}
         labels = {field: value for field, value in self._metadata.get(name, {}).items() if field != self.text}
         if captions:
             members[CAPTION] = captions[0].encode()
@@ -148,7 +148,7 @@ class FolderSource(PairSource):
     def _captions(self, name: str) -> list[str]:
         if captions := self._metadata.get(name, {}).get(self.text):
             return list(captions)
-        beside = (Path(self.folder) / name).with_suffix(".txt")
+        beside = (Path(self.folder).expanduser() / name).with_suffix(".txt")
         return captions_in(_read_text(beside), str(beside)) if beside.is_file() else []
 
     @property
@@ -162,7 +162,7 @@ class FolderSource(PairSource):
     @cached_property
     def _metadata(self) -> dict[str, dict[str, Any]]:
         """Image's path in the folder → its line, captions as a list; of several lines the first, with all captions."""
-        root = Path(self.folder)
+        root = Path(self.folder).expanduser()
         rows: dict[str, dict[str, Any]] = {}
         for path in (path for path in self._files if path.name in METADATA):
             for where, row in _rows_of(path):
@@ -251,7 +251,7 @@ class DatasetSource(PairSource):
     @property
     def files(self) -> Sequence[Path]:
         """The data set's own; images that its rows name by path are not among them."""
-        path = Path(self.path)
+        path = Path(self.path).expanduser()
         return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
     def _image_names(self) -> list[str]:
@@ -290,7 +290,7 @@ class DatasetSource(PairSource):
             import datasets
         except ImportError as error:
             raise ValueError("reading a Hugging Face data set needs `pip install datasets`") from error
-        path = Path(self.path)
+        path = Path(self.path).expanduser()
         if (path / "dataset_dict.json").is_file():
             splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
             if self.split not in splits:

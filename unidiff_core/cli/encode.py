@@ -129,7 +129,7 @@ def _encoder(options: Namespace) -> SampleEncoder:
 def _jobs(options: Namespace, encoder: SampleEncoder, settings: str) -> list[EncodingJob]:
     sources: dict[str, list[str]] = {}
     for source, target in options.folders.items():
-        sources.setdefault(os.path.normpath(target), []).append(source)
+        sources.setdefault(os.path.normpath(Path(target).expanduser()), []).append(source)
     codecs = describe_codecs(options.codecs)
     return [
         EncodingJob(

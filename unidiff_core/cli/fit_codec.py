@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     load_plugins()
     cli = _parse(argv)
-    output = Path(cli.config.output)
+    output = Path(cli.config.output).expanduser()
     _check_own(output)
     if _is_filled(output) and not cli.config.overwrite:
         _explain_skip(output, cli.recipe())

@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> None:
     recipe = json.loads(json.dumps(config.source.as_dict()))
     built = parser.instantiate_classes(config)
     recipe["files"] = _digest(built.source.files)
-    folders = {split: Path(built.output) / split for split in built.source.splits}
+    folders = {split: Path(built.output).expanduser() / split for split in built.source.splits}
     if not folders:
         raise ValueError("the source has no samples")
     for folder in folders.values():  # all before the first is written

@@ -93,8 +93,8 @@ def to_wav(waveform: Waveform) -> bytes:
 def fitted(waveform: Waveform, rate: int, num_samples: int) -> Float32[Tensor, " num_samples"]:
     """Its samples at `rate`: cut with a warning, resampled if need be, or filled up with silence.
 
-    Two rates of no small ratio (44101 and 8000) are taken for the nearest that `RATIO` allows, off by 1 in 4096 at most:
-    0.4 hundredths of a semitone.
+    Two rates of no small ratio (44101 and 8000) are taken for the nearest that `RATIO` allows, off by 1 in 4096 at
+    most: 0.4 hundredths of a semitone.
 
     Raises:
         ValueError: if it is at another rate, and there is no torchaudio to resample it.

@@ -101,7 +101,8 @@ def open_index(where: str | Path | Sequence[str]) -> ShardIndex:
         ValueError: if there are no shards, or one is damaged, compressed, or not on this machine; names it.
     """
     paths = [local_path(shard) for shard in list_shards(where)]
-    cache = Path(where) / INDEX if isinstance(where, (str, Path)) and (Path(where) / MANIFEST).is_file() else None
+    folder = Path(where).expanduser() if isinstance(where, (str, Path)) else None
+    cache = folder / INDEX if folder and (folder / MANIFEST).is_file() else None
     fingerprint = _fingerprint(paths)
     index = _load(cache, paths, fingerprint) if cache else None
     if index is None:

@@ -57,6 +57,8 @@ def _listed(url: str, allow_pipe: bool) -> list[Shard]:
     if url.startswith(PIPE):
         _check_pipe(url, allow_pipe)
         return [Shard(url)]
+    if not _is_url(url):
+        url = str(Path(url).expanduser())
     if any(sign in url for sign in "*["):
         return _globbed(url)
     if _path_of(url).endswith(ENDINGS):

@@ -366,9 +366,14 @@ def _counts(place: Place, having: Callable[[Tensor], dict[str, Tensor]]) -> tupl
 def _settled(described: Mapping[str, Any], codec: Codec) -> dict[str, Any]:
     """A described codec with one spelling of each path: a model directory says ``runs/model/../weights``."""
     return {
-        key: os.path.normpath(value) if key in codec.weights and isinstance(value, str) else value
+        key: _spelt(value) if key in codec.weights and isinstance(value, str) else value
         for key, value in described.items()
     }
+
+
+def _spelt(path: str) -> str:
+    found = Path(path).expanduser()
+    return os.path.relpath(found.resolve()) if found.exists() else os.path.normpath(path)
 
 
 def _warn_of_other_codecs(where: str | list[str], codecs: Mapping[str, Codec]) -> None:
