@@ -18,7 +18,9 @@ PACKAGES = ("unidiff_core", "codecs/unidiff_codecs", "plugins/unidiff-audio/unid
 NAMED = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 LISTED = re.compile(r"^ +(?:-\w,? ?(?:\w+, )?)?(--[\w.-]+)", re.MULTILINE)
 OTHERS = {
-    **dict.fromkeys(("--array", "--nodes", "--nproc_per_node", "--no-python", "--nnodes"), "sbatch and torchrun"),
+    **dict.fromkeys(
+        ("--array", "--nodes", "--nproc_per_node", "--no-python", "--gpus", "--wrap"), "sbatch and torchrun"
+    ),
     **dict.fromkeys(("--sort", "--editable", "--no-deps", "--no-build-isolation"), "tar and pip"),
 }
 """Options of other programs."""
