@@ -190,3 +190,16 @@ def test_an_overwrite_that_failed_leaves_nothing_that_looks_complete(tmp_path):
         list_shards(tmp_path / "latents")
     with pytest.raises(ValueError, match=r"no member \.txt"):
         encode_shards(tmp_path / "raw", tmp_path / "latents")
+
+
+def test_a_network_of_shards_that_changed_is_told(shards, tmp_path, capsys):
+    for path in shards.iterdir():
+        cases.write(tmp_path / "shards" / path.name, path.read_bytes())
+    options = cases.autoencoder_options(tmp_path / "shards", tmp_path / "ae")
+    fit_codec.run(options)
+    fit_codec.run(options)
+    assert "is complete; skipped" in capsys.readouterr().out
+    tar = tmp_path / "shards/00000.tar"
+    cases.write(tar, tar.read_bytes() + bytes(512))
+    fit_codec.run(options)
+    assert "made from OTHER data: its shards have changed since; skipped" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.cli.option import named, shown
 from unidiff_core.codec.training import CodecTraining
+from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.plugin import load_plugins
 
@@ -31,7 +33,7 @@ stand metrics.json and something to look at, made from held-out data.
 CONFIG = "fit_codec.yaml"
 METRICS = "metrics.json"
 FILES = "files.json"
-"""Names of all files of an export: what may be replaced."""
+"""What an export says of itself: the names of its files, which may be replaced, and what shards it was made from."""
 CHECKPOINT = "last.ckpt"
 
 
@@ -63,16 +65,15 @@ def run(argv: Sequence[str]) -> None:
     output = Path(cli.config.output).expanduser()
     _check_own(output)
     if _is_filled(output) and not cli.config.overwrite:
-        _explain_skip(output, cli.recipe())
+        _explain_skip(output, cli)
         return
     started = time.monotonic()
     work = _prepare(output.with_name(output.name + ".partial"), cli.recipe())
+    data = _data(cli)
     _train(cli, work)
     export = work / "export"
     metrics = _export(cli.model, cli.datamodule, export)
-    (export / CONFIG).write_text(cli.recipe())
-    (export / FILES).write_text(json.dumps([*_names(export), FILES], indent=1) + "\n")
-    open_to_all(export)
+    _describe(export, cli.recipe(), data)
     if _is_filled(output):
         print(f"{output}: removing what was trained before, {shown(_names(output))}")
     publish(export, output)
@@ -126,7 +127,7 @@ def _check_own(output: Path) -> None:
         raise ValueError(
             f"{output} is not what `unidiffuser fit-codec` writes, for it has no {CONFIG}; give another --output"
         )
-    listed = json.loads((output / FILES).read_text()) if (output / FILES).is_file() else _names(output)
+    listed = _listed(output).get("files", _names(output))
     if foreign := sorted({*_names(output)} - {*listed}):
         raise ValueError(
             f"{output} holds what `unidiffuser fit-codec` did not write, {shown(foreign)}; move it, or give another "
@@ -134,10 +135,33 @@ def _check_own(output: Path) -> None:
         )
 
 
-def _explain_skip(output: Path, recipe: str) -> None:
-    made_with = output / CONFIG
-    same = made_with.is_file() and made_with.read_text() == recipe
-    how = "complete" if same else "complete, but made with ANOTHER configuration"
+def _listed(output: Path) -> dict[str, Any]:
+    """What an export says of itself: nothing, if it is of an older version."""
+    return json.loads((output / FILES).read_text()) if (output / FILES).is_file() else {}
+
+
+def _data(cli: CodecCLI) -> Any:
+    """What shows that the shards of a training changed; None if its data is of another kind."""
+    folder = getattr(cli.datamodule, "folder", None)
+    return None if folder is None else fingerprint(folder)
+
+
+def _describe(export: Path, recipe: str, data: Any) -> None:
+    """Write beside the weights what they were made with, and make all readable."""
+    (export / CONFIG).write_text(recipe)
+    listed = {"files": [*_names(export), FILES], "data": data}
+    (export / FILES).write_text(json.dumps(listed, indent=1) + "\n")
+    open_to_all(export)
+
+
+def _explain_skip(output: Path, cli: CodecCLI) -> None:
+    how, data = "complete", None
+    with suppress(ValueError, OSError):  # the shards need not be there any more
+        data = _data(cli)
+    if data and data != _listed(output).get("data", data):
+        how = "complete, but made from OTHER data: its shards have changed since"
+    if (output / CONFIG).read_text() != cli.recipe():
+        how = "complete, but made with ANOTHER configuration"
     print(f"{output} is {how}; skipped. Give --overwrite to train it again.")
 
 

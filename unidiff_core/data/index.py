@@ -154,7 +154,7 @@ def _table(path: Path, headers: dict[str, int]) -> tuple[Tensor, dict[str, Tenso
     layouts: list[int] = []
     last = None
     halves = Halves(str(path))
-    if not path.name.endswith(".tar"):
+    if _is_compressed(path):
         raise ValueError(f"{path} cannot be read at random: it is compressed; unpack it to a plain .tar")
     with path.open("rb") as stream, naming_damage(str(path)):
         for key, ending, header, _ in walk(stream, mode="r:"):
@@ -177,6 +177,12 @@ def _table(path: Path, headers: dict[str, int]) -> tuple[Tensor, dict[str, Tenso
         for ending in {ending for row in rows for ending in row}
     }
     return torch.tensor(layouts, dtype=torch.int32), table
+
+
+def _is_compressed(path: Path) -> bool:
+    """By its first bytes: a copy of what was at a URL has another name."""
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
 
 
 def _nowhere(count: int) -> Tensor:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from unidiff_core.data.encoding import SampleEncoder, Tally
-from unidiff_core.data.location import Shard, local_file, open_shard
+from unidiff_core.data.location import Shard, local_file, open_shard, stamp
 from unidiff_core.data.shard import (
     MANIFEST,
     STORED,
@@ -202,7 +202,7 @@ class EncodingJob:
         return tally
 
     def _encode(self, shard: Shard, name: str, earlier: Tally) -> Note:
-        tally, stamp = Tally(), _stamp(shard)
+        tally, before = Tally(), stamp(shard)
         with open_shard(shard.url, allow_pipe=self.allow_pipe) as stream:
             source = Hashed(stream)
 
@@ -216,7 +216,7 @@ class EncodingJob:
                 self._check(shard, source.sha256.hexdigest(), tally, earlier)  # before the tar is in its place
 
             written = write_shard(self.target / name, encoded())
-        note = Note(written, str(shard), source.sha256.hexdigest(), self.settings, tally.as_dict(), stamp)
+        note = Note(written, str(shard), source.sha256.hexdigest(), self.settings, tally.as_dict(), before)
         write_json(self.target / f"{name}.json", asdict(note))
         return note
 
@@ -245,13 +245,13 @@ class EncodingJob:
 
     def _unless_changed(self, note: Note, shard: Shard, path: Path) -> Note | None:
         """The note, if its source is as it was: of the same size and time, or else of the same hash."""
-        source, stamp = local_file(shard), _stamp(shard)
-        if source is None or note.source_stamp == stamp:
+        source, now = local_file(shard), stamp(shard)
+        if source is None or note.source_stamp == now:
             return note
         with source.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != note.source_sha256:
                 return None
-        note = replace(note, source_stamp=stamp)
+        note = replace(note, source_stamp=now)
         write_json(path, asdict(note))
         return note
 
@@ -272,18 +272,6 @@ def _is_own(path: Path) -> bool:
     """Whether a tar is encoded, or empty, and by this package."""
     endings = endings_if_own(path)
     return endings is not None and (not endings or STORED in endings)
-
-
-def _stamp(shard: Shard) -> list[int] | None:
-    """What shows that a file was changed or replaced, if a shard is one here.
-
-    A copy may keep the time of the content; its entry in the folder is new.
-    """
-    path = local_file(shard)
-    if path is None:
-        return None
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _remove_partial_files(folder: Path) -> None:

@@ -191,6 +191,29 @@ def local_file(shard: Shard) -> Path | None:
     return path if path.is_file() else None
 
 
+def fingerprint(where: str | Path | Sequence[str]) -> list[list[str | int | None]]:
+    """What shows that shards came, went or changed, and is the same of a copy of the folder.
+
+    Each one's name, its size, and the SHA-256 of its manifest, or else its time of change (ns).
+    """
+    rows: list[list[str | int | None]] = []
+    for shard in list_shards(where):
+        size, time, _ = stamp(shard) or (None, None, None)
+        rows.append([shard.name, size, shard.sha256 or time])
+    return rows
+
+
+def stamp(shard: Shard) -> list[int] | None:
+    """What shows that a file was changed or replaced, if a shard is one here: its size, and two times in ns.
+
+    A copy may keep the time of the content; its entry in the folder is new.
+    """
+    if (path := local_file(shard)) is None:
+        return None
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
 def local_path(shard: Shard) -> Path:
     """Where a shard lies on this machine, for reading at random; a cached one is fetched whole first.
 
