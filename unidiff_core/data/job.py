@@ -14,6 +14,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -252,7 +253,8 @@ class EncodingJob:
             if hashlib.file_digest(stream, "sha256").hexdigest() != note.source_sha256:
                 return None
         note = replace(note, source_stamp=now)
-        write_json(path, asdict(note))
+        with suppress(OSError):  # a folder that may only be read
+            write_json(path, asdict(note))
         return note
 
     def _check_own(self) -> None:

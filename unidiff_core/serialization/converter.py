@@ -133,7 +133,9 @@ def new_folder(out: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -
         ValueError: if `out` is there and may not be replaced.
     """
     if out.exists() and not (out.is_dir() and is_ours(out)):
-        raise ValueError(f"{out} is not what this command writes, so it is not replaced; give another folder")
+        raise ValueError(
+            f"{out} is already there and not what this command writes, so it is not replaced; give another folder"
+        )
     if out.exists() and not overwrite:
         raise ValueError(f"{out} is already there; give another folder, or --overwrite to replace it")
     out.parent.mkdir(parents=True, exist_ok=True)
