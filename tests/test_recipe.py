@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save
 
 from unidiff_core.cli import encode, evaluate, fit, fit_codec, shards
-from unidiff_core.data.shard import MANIFEST, write_shard, write_shards
+from unidiff_core.data.shard import MANIFEST, write_manifest, write_shard, write_shards
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.serialization.description import describe_codecs
 
@@ -44,12 +44,10 @@ def instantiate(command: str, arguments: list[str]):
 
 
 def encode_nothing(recipe: Path, *targets: str) -> None:
-    """What `unidiffuser encode` leaves in `targets` of shards without samples: the codecs, and no network is loaded."""
-    folders = {}
-    for i, target in enumerate(targets):
-        folders[f"nothing/{i}.tar"] = target
-        write_shard(Path(f"nothing/{i}.tar"), [])
-    encode.run(["-c", str(recipe), f"--folders={json.dumps(folders)}"])
+    """What `unidiffuser encode` records of the codecs in `targets`, beside no samples: no network is loaded."""
+    codecs = describe_codecs(instantiate("encode", ["-c", str(recipe)]).codecs)
+    for target in map(Path, targets):
+        write_manifest(target, [write_shard(target / "0.tar", [])], codecs=codecs)
 
 
 def latents_of(path: Path) -> list[str]:

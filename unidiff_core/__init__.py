@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unidiff_core.codec.codec import Codec, Draw, Raw
+    from unidiff_core.codec.codec import Codec, Draw, EmptyRaw, Raw
     from unidiff_core.codec.frozen import FrozenCodec
     from unidiff_core.codec.training import CodecTraining, NetworkTraining
     from unidiff_core.codec.waveform import Waveform
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from unidiff_core.training.start import Start
 
 _HOMES = {
-    "codec.codec": ("Codec", "Draw", "Raw"),
+    "codec.codec": ("Codec", "Draw", "EmptyRaw", "Raw"),
     "codec.frozen": ("FrozenCodec",),
     "codec.training": ("CodecTraining", "NetworkTraining"),
     "codec.waveform": ("Waveform",),

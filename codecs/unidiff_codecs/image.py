@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from unidiff_codecs.clip import ImageFeature
-from unidiff_codecs.picture import contact_sheet
+from unidiff_codecs.picture import as_rgb, contact_sheet, open_image
 from unidiff_core import Draw, FrozenCodec, Stream
-from unidiff_core.codec.weights import locate, require
+from unidiff_core.codec.weights import HUB, locate, read_config, require
 
 PIXELS_AT_ONCE = 2**22
 """Pixels that the networks see at a time: bounds memory, changes no result."""
 
-AUTOENCODER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+CONFIG, STEM = "config.json", "diffusion_pytorch_model"
+AUTOENCODER_FILES = (CONFIG, f"{STEM}.safetensors")
+OTHER_FORMS = (CONFIG, f"{STEM}*.safetensors", f"{STEM}*.safetensors.index*.json")
+"""In several files, or in a variant: fetched where there is no single file."""
+
+_VARIANT = re.compile(rf"{STEM}\.(?P<name>\w+)(-\d+-of-\d+)?\.safetensors")
 
 
 class ImageCodec(FrozenCodec):
@@ -94,7 +99,7 @@ class ImageCodec(FrozenCodec):
     @torch.no_grad()
     def encode(self, raws: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Images → posterior moments ``ae`` ``[b, 2·channels, h, w]`` and ``clip`` ``[b, clip_width]``."""
-        images = [square(raw.convert("RGB"), self.size) for raw in raws]
+        images = [square(as_rgb(raw), self.size) for raw in raws]
         rows = [self._encode_some(images[i : i + self._chunk]) for i in range(0, len(images), self._chunk)]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]} if rows else self._nothing()
 
@@ -115,21 +120,13 @@ class ImageCodec(FrozenCodec):
         return images
 
     def from_bytes(self, data: bytes) -> Image.Image:
-        """Content of any image file that PIL reads → RGB image.
+        """Content of any image file that Pillow reads → the RGB image that a viewer shows; see `open_image`.
 
         Raises:
-            ValueError: if it is corrupt, not an image, or larger than PIL's cap on decompression.
+            ValueError: if it is corrupt, not an image, of a mode that has no rule, or larger than Pillow's cap on
+                decompression.
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                return Image.open(io.BytesIO(data)).convert("RGB")
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ValueError(f"image too large to decode safely: {error}; scale it down first") from error
-        except UnidentifiedImageError as error:  # its own message names a buffer in memory
-            raise ValueError(f"not a readable image ({len(data)} bytes): of no format that PIL knows") from error
-        except Exception as error:  # PIL's readers raise whatever they meet: OSError, SyntaxError, struct.error, …
-            raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
+        return open_image(data)
 
     def to_bytes(self, raw: Image.Image) -> bytes:
         """Image → PNG."""
@@ -141,7 +138,7 @@ class ImageCodec(FrozenCodec):
         """Write numbered PNG files, and ``contact_sheet.png`` of all so far."""
         paths = super().save(raws, folder, first_index=first_index)
         earlier = [folder / f"{i:05d}.png" for i in range(first_index)]
-        images = [Image.open(path).convert("RGB") for path in earlier if path.is_file()]
+        images = [open_image(path.read_bytes()) for path in earlier if path.is_file()]
         sheet = folder / "contact_sheet.png"
         contact_sheet([*images, *raws]).save(sheet)
         return [*paths, sheet]
@@ -195,15 +192,43 @@ class ImageCodec(FrozenCodec):
 
 
 def load_autoencoder(name: str) -> nn.Module:
-    """A `diffusers.AutoencoderKL` from a local folder or a hub id; safetensors only."""
+    """A `diffusers.AutoencoderKL` from a local folder or a hub id; safetensors only, in one file or several.
+
+    A folder that holds nothing but a variant (``fp16``) gives that one; the network is in float32 all the same.
+
+    Raises:
+        ValueError: if a file is absent, or there are several variants and no other; names them.
+    """
     from diffusers import AutoencoderKL
 
     folder = locate(name, AUTOENCODER_FILES)
-    require(folder, *AUTOENCODER_FILES)
+    if name.startswith(HUB) and not (folder / AUTOENCODER_FILES[1]).is_file():
+        folder = locate(name, OTHER_FORMS)
+    variant = _variant(folder)
     network: nn.Module = AutoencoderKL.from_pretrained(
-        str(folder), use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        str(folder), variant=variant, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
     )
-    return network
+    return network.float()
+
+
+def _variant(folder: Path) -> str | None:
+    """The only variant of weights in a folder; None if they are there without one."""
+    require(folder, CONFIG)
+    if (folder / AUTOENCODER_FILES[1]).is_file():
+        return None
+    index = folder / f"{STEM}.safetensors.index.json"
+    variants = sorted({match["name"] for path in folder.iterdir() if (match := _VARIANT.fullmatch(path.name))})
+    if not index.is_file() and len(variants) > 1:
+        raise ValueError(f"{folder} holds the variants {', '.join(variants)}; leave the one that is to be read")
+    if not index.is_file() and variants:
+        index = folder / f"{STEM}.safetensors.index.{variants[0]}.json"
+        if not index.is_file():
+            require(folder, f"{STEM}.{variants[0]}.safetensors")
+            return variants[0]
+    if not index.is_file():
+        require(folder, AUTOENCODER_FILES[1])
+    require(folder, *sorted(set(read_config(index)["weight_map"].values())))
+    return None if index.name == f"{STEM}.safetensors.index.json" else variants[0]
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

@@ -1,16 +1,94 @@
-"""Pictures of many images, for people to look at."""
+"""Pictures: opened as a viewer shows them, and many of them on one sheet, for people to look at."""
 
 from __future__ import annotations
 
+import io
 import math
+import warnings
 from collections.abc import Sequence
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+GROUND = "white"
+"""What is transparent is laid on this colour."""
+MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
+"""Pillow's modes of 8 bits a channel without alpha, which its own conversion brings to RGB."""
+MODES_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+FORMATS_OF_16_BITS = ("PNG", "PPM")
+"""Formats whose mode ``I`` holds greys of 16 bits; elsewhere it says nothing of what is white."""
 GAP = 2
 """Pixels between images."""
 LEGIBLE = 64
 """Images with a smaller side than this are enlarged by a whole factor."""
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Content of any image file that Pillow reads → the RGB image that a viewer shows; see `as_rgb`.
+
+    Of an animation the first picture.
+
+    Raises:
+        ValueError: if it is corrupt, cut off, not an image, of a mode that has no rule, or larger than Pillow's cap on
+            decompression.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            orientation = image.getexif().get(ExifTags.Base.Orientation)  # what PNG says of it may follow the pixels
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"image too large to decode safely: {error}; scale it down first") from error
+    except UnidentifiedImageError as error:  # its own message names a buffer in memory
+        raise ValueError(f"not a readable image ({len(data)} bytes): of no format that PIL knows") from error
+    except Exception as error:  # PIL's readers raise whatever they meet: OSError, SyntaxError, struct.error, …
+        raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
+    return _upright(_without_alpha(image), orientation)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode → RGB of 8 bits, as a viewer shows it.
+
+    It is turned as its EXIF orientation says. What is transparent is laid on `GROUND`. Greys of 16 bits (``I;16``, and
+    ``I`` of `FORMATS_OF_16_BITS`) are divided by 257, so that 65535 is white. Palettes, CMYK, YCbCr, LAB and HSV are
+    converted by Pillow; colour profiles are not applied.
+
+    Raises:
+        ValueError: if the mode has no rule (``F``, other ``I``); names it.
+    """
+    image.load()
+    return _upright(_without_alpha(image), image.getexif().get(ExifTags.Base.Orientation))
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in FORMATS_OF_16_BITS):
+        return _from_16_bits(image)
+    if image.mode in MODES_WITH_ALPHA or (image.mode in MODES and "transparency" in image.info):
+        shown = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")  # no way from La but through LA
+        return Image.alpha_composite(Image.new("RGBA", shown.size, GROUND), shown).convert("RGB")
+    if image.mode not in MODES:
+        raise ValueError(
+            f"an image of mode {image.mode!r} has no stated range to bring to 8-bit RGB; save it as RGB or as 8-bit or "
+            "16-bit grey"
+        )
+    return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    greys = np.asarray(image).astype(np.int64)
+    eight = ((greys.clip(0, 65535) + 128) // 257).astype(np.uint8)  # to the nearest
+    if (hidden := image.info.get("transparency")) is not None:
+        eight[greys == hidden] = 255
+    return Image.fromarray(eight).convert("RGB")
+
+
+def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
+    if orientation in (None, 1):
+        return image
+    image.info = {}  # the file's own EXIF may hold what cannot be written again
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(image)
 
 
 def contact_sheet(images: Sequence[Image.Image], *, columns: int | None = None, limit: int = 256) -> Image.Image:

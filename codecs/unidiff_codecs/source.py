@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import math
+import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +20,7 @@ from unidiff_core import Members, Source
 IMAGE, CAPTION = "png", "txt"
 """Member endings, those of the shipped codecs. An image keeps its own bytes, of whatever format."""
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-METADATA = "metadata.jsonl"
+METADATA = ("metadata.jsonl", "metadata.csv")
 SPLITS = ("train", "validation")
 
 Unpaired = Literal["error", "keep", "skip"]
@@ -61,26 +65,37 @@ class PairSource(Source):
         held_out = split == "validation"
         return [key for key, name in self.names.items() if (_fraction(name) < self.validation) == held_out]
 
-    def _check(self, lacking: Sequence[str], total: int) -> None:
-        """Complain of samples that are not pairs, each described."""
-        if not lacking or self.unpaired == "keep":
+    def _check(self, lacking: Sequence[str], total: int, hint: str = "") -> None:
+        """Complain of samples that are not pairs, each described; `hint` says what may be meant."""
+        if not lacking or (self.unpaired == "keep" and not hint):
             return
-        text = f"{len(lacking)} of {total} samples are not pairs: {_shown(lacking)}"
+        text = f"{len(lacking)} of {total} samples are not pairs: {_shown(lacking)}{hint}"
+        if self.unpaired == "keep":
+            warnings.warn(f"kept: {text}", stacklevel=2)
+            return
         if self.unpaired == "error":
             raise ValueError(f"{text}; unpaired=keep takes them as they are, unpaired=skip leaves them out")
         warnings.warn(f"left out: {text}", stacklevel=2)
+
+    def _tell_several(self, num: int, total: int) -> None:
+        if num:
+            warnings.warn(
+                f"{num} of {total} samples have several captions: the first of each is used, all are among its labels",
+                stacklevel=2,
+            )
 
 
 class FolderSource(PairSource):
     """A folder of images with captions, and of its subfolders.
 
-    An image's caption is in the text file of the same name (``cat.jpg``, ``cat.txt``), or in a ``metadata.jsonl`` of
-    its folder, as Hugging Face's imagefolder has it: a line ``{"file_name": "cat.jpg", "text": "a cat"}`` each, other
-    fields being kept as labels.
+    An image's caption is in the text file of the same name (``cat.jpg``, ``cat.txt``), or in a ``metadata.jsonl`` or
+    ``metadata.csv`` of its folder, as Hugging Face's imagefolder has it: a line ``{"file_name": "cat.jpg", "text": "a
+    cat"}`` each, other fields being kept as labels. Of several captions (a list, or several lines of one image) the
+    first is the caption, and the labels keep all. Links to subfolders are followed; what is hidden is left out.
 
     Args:
         folder: of the files.
-        text: field of ``metadata.jsonl`` that holds the caption.
+        text: field of the metadata that holds the caption.
         validation: share of the images that is kept for validation.
         unpaired: an image without caption is an error, kept without it, or left out.
 
@@ -95,54 +110,78 @@ class FolderSource(PairSource):
     @cached_property
     def names(self) -> Mapping[str, str]:
         """Key → the image's path in the folder."""
-        root = Path(self.folder)
-        if not root.is_dir():
-            raise ValueError(f"no such folder: {root}")
-        files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
+        root, files = Path(self.folder).expanduser(), self._files
         images = [path for path in files if path.suffix.lower() in IMAGES]
         if not images:
             raise ValueError(f"no images in {root}: none of its {len(files)} files ends in {', '.join(IMAGES)}")
         self._report_ignored(files, images)
         names = [path.relative_to(root).as_posix() for path in images]
-        lacking = {name for name in names if self._caption(name) is None}
-        self._check([f"{name} (no caption)" for name in names if name in lacking], len(names))
+        lacking = {name for name in names if not self._captions(name)}
+        self._check([f"{name} (no caption)" for name in names if name in lacking], len(names), self._fields_there_are)
+        self._tell_several(sum(len(self._captions(name)) > 1 for name in names), len(names))
         return _keyed(name for name in names if self.unpaired == "keep" or name not in lacking)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """All of the folder that are not hidden."""
+        return self._files
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        root = Path(self.folder).expanduser()
+        if not root.is_dir():
+            raise ValueError(f"no such folder: {root}")
+        return sorted(_walk(root, set()))
 
     def members(self, key: str) -> dict[str, Any]:
         """The image's bytes, its caption if it has one, its file's name and other metadata."""
         name = self.names[key]
-        caption = self._caption(name)
-        members: dict[str, Any] = {IMAGE: (Path(self.folder) / name).read_bytes()}
-        if caption is not None:
-            members[CAPTION] = caption.encode()
+        captions = self._captions(name)
+        members: dict[str, Any] = {IMAGE: (Path(self.folder).expanduser() / name).read_bytes()}
         labels = {field: value for field, value in self._metadata.get(name, {}).items() if field != self.text}
+        if captions:
+            members[CAPTION] = captions[0].encode()
+        if len(captions) > 1:
+            labels[self.text] = captions
         return members | {"json": json.dumps(labels | {"file_name": name}, ensure_ascii=False).encode()}
 
-    def _caption(self, name: str) -> str | None:
-        caption = self._metadata.get(name, {}).get(self.text)
-        beside = (Path(self.folder) / name).with_suffix(".txt")
-        if caption is None and beside.is_file():
-            caption = _read_text(beside)
-        return _stripped(caption)
+    def _captions(self, name: str) -> list[str]:
+        if captions := self._metadata.get(name, {}).get(self.text):
+            return list(captions)
+        beside = (Path(self.folder).expanduser() / name).with_suffix(".txt")
+        return captions_in(_read_text(beside), str(beside)) if beside.is_file() else []
+
+    @property
+    def _fields_there_are(self) -> str:
+        """What to say where no line of the metadata has the field of the captions."""
+        fields = dict.fromkeys(field for row in self._metadata.values() for field in row)
+        if not fields or self.text in fields:
+            return ""
+        return f"; the metadata have no field {self.text!r} but {', '.join(fields)}: choose one, text={[*fields][-1]}"
 
     @cached_property
     def _metadata(self) -> dict[str, dict[str, Any]]:
-        """Image's path in the folder → its line."""
-        root = Path(self.folder)
+        """Image's path in the folder → its line, captions as a list; of several lines the first, with all captions."""
+        root = Path(self.folder).expanduser()
         rows: dict[str, dict[str, Any]] = {}
-        for path in sorted(root.rglob(METADATA)):
-            for number, line in enumerate(_read_text(path).splitlines(), 1):
-                if line.strip():
-                    row = _parse(line, f"{path}, line {number}")
-                    image = path.parent / row["file_name"]
-                    if not image.is_file():
-                        raise ValueError(f"{path}, line {number}: there is no file {image}")
-                    rows[image.relative_to(root).as_posix()] = row
+        for path in (path for path in self._files if path.name in METADATA):
+            for where, row in _rows_of(path):
+                image = Path(os.path.normpath(path.parent / row["file_name"]))
+                if not image.is_file():
+                    raise ValueError(f"{where}: there is no file {image}")
+                if not image.is_relative_to(os.path.normpath(root)):
+                    raise ValueError(f"{where}: {image} is not in {root}")
+                name = image.relative_to(os.path.normpath(root)).as_posix()
+                if self.text in row:
+                    row[self.text] = captions_in(row[self.text], where)
+                earlier = rows.setdefault(name, row)
+                if earlier is not row and self.text in row:
+                    earlier[self.text] = [*earlier.get(self.text, []), *row[self.text]]
         return rows
 
     def _report_ignored(self, files: Sequence[Path], images: Sequence[Path]) -> None:
         used = {*images, *(image.with_suffix(".txt") for image in images)}
-        ignored = [str(path) for path in files if path not in used and path.name != METADATA]
+        ignored = [str(path) for path in files if path not in used and path.name not in METADATA]
         if ignored:
             warnings.warn(
                 f"{len(ignored)} files in {self.folder} are ignored, no images: {_shown(ignored)}", stacklevel=2
@@ -159,7 +198,7 @@ class DatasetSource(PairSource):
         path: of the data set.
         split: the split to read, if it has several.
         image: column of images.
-        caption: column of captions.
+        caption: column of captions, texts or lists of them; of several the first is the caption, the labels keep all.
         validation: share of the rows that is kept for validation, by the images' file names, or the rows' numbers.
         unpaired: a row without image or caption is an error, kept without it, or left out.
 
@@ -183,27 +222,37 @@ class DatasetSource(PairSource):
     def names(self) -> Mapping[str, str]:
         """The row's number in eight digits → its image's file name, or the same number if it has none."""
         names, lacking = {}, []
-        captions = self._rows.data.column(self.caption).to_pylist()
-        for number, (image, caption) in enumerate(zip(self._image_names(), captions, strict=True)):
-            missing = [f"no {what}" for what, value in (("image", image), ("caption", _stripped(caption))) if not value]
+        column = self._rows.data.column(self.caption).to_pylist()
+        captions = [captions_in(value, f"{self.path}, row {number}") for number, value in enumerate(column)]
+        for number, (image, texts) in enumerate(zip(self._image_names(), captions, strict=True)):
+            missing = [f"no {what}" for what, value in (("image", image), ("caption", texts)) if not value]
             if missing:
                 lacking.append(f"row {number} ({' and '.join(missing)})")
             if not missing or (self.unpaired == "keep" and len(missing) == 1):
                 names[f"{number:08d}"] = image or f"{number:08d}"
         self._check(lacking, len(captions))
+        self._tell_several(sum(len(texts) > 1 for texts in captions), len(captions))
         return names
 
     def members(self, key: str) -> dict[str, Any]:
         """The image's bytes, its caption, and the columns that hold numbers or texts."""
         row = dict(self._rows[int(key)])
-        image, caption = row.pop(self.image), _stripped(row.pop(self.caption))
+        image, captions = row.pop(self.image), captions_in(row.pop(self.caption), f"{self.path}, row {int(key)}")
         members: dict[str, Any] = {}
         if image is not None:
             members[IMAGE] = image if isinstance(image, bytes) else image["bytes"] or Path(image["path"]).read_bytes()
-        if caption is not None:
-            members[CAPTION] = caption.encode()
-        labels = {field: value for field, value in row.items() if isinstance(value, (str, int, float))}
+        labels: dict[str, Any] = {field: value for field, value in row.items() if isinstance(value, (str, int, float))}
+        if captions:
+            members[CAPTION] = captions[0].encode()
+        if len(captions) > 1:
+            labels[self.caption] = captions
         return members | {"json": json.dumps(labels, ensure_ascii=False).encode()}
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The data set's own; images that its rows name by path are not among them."""
+        path = Path(self.path).expanduser()
+        return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
 
     def _image_names(self) -> list[str]:
         """A name of each row's image, without reading it; empty if it has none."""
@@ -241,8 +290,7 @@ class DatasetSource(PairSource):
             import datasets
         except ImportError as error:
             raise ValueError("reading a Hugging Face data set needs `pip install datasets`") from error
-        path = Path(self.path)
-        parquet = [path] if path.suffix == ".parquet" else sorted(path.rglob("*.parquet"))
+        path = Path(self.path).expanduser()
         if (path / "dataset_dict.json").is_file():
             splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
             if self.split not in splits:
@@ -250,9 +298,30 @@ class DatasetSource(PairSource):
             return datasets.load_from_disk(path / self.split)
         if (path / "state.json").is_file():
             return datasets.load_from_disk(path)
-        if parquet and parquet[0].is_file():
+        if parquet := [path] if path.is_file() and path.suffix == ".parquet" else self._parquet(path):
             return datasets.Dataset.from_parquet([str(file) for file in parquet])
         raise ValueError(f"no data set in {path}: neither what save_to_disk writes nor *.parquet files")
+
+    def _parquet(self, folder: Path) -> list[Path]:
+        """The files of the split in a folder of Parquet files, told apart by their names as `datasets` does."""
+        from datasets.data_files import DataFilesDict, get_data_patterns  # type: ignore[import-untyped]
+
+        files = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+        if not files:
+            return []
+        patterns = get_data_patterns(str(folder.resolve()))
+        found = DataFilesDict.from_patterns(patterns, str(folder.resolve()), allowed_extensions=[".parquet"])
+        splits = {str(split): sorted(map(Path, names)) for split, names in found.items() if names}
+        if self.split not in splits:
+            raise ValueError(f"{folder} has no split {self.split!r}; its Parquet files are of {', '.join(splits)}")
+        of_none = len(files) - sum(map(len, splits.values()))
+        if of_none:
+            warnings.warn(
+                f"left out: {of_none} of {len(files)} Parquet files in {folder} are of no split; the names of the "
+                f"others say {', '.join(splits)}",
+                stacklevel=2,
+            )
+        return splits[self.split]
 
 
 def _keyed(names: Iterable[str]) -> dict[str, str]:
@@ -271,8 +340,16 @@ def _fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """All files of a folder and its subfolders that are not hidden; links are followed, but not in a circle."""
+    above = above | {folder.resolve()}
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and path.resolve() not in above:
+            yield from _walk(path, above)
 
 
 def _read_text(path: Path) -> str:
@@ -280,6 +357,29 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+
+
+def _rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each line of a metadata file is, and its fields."""
+    lines = _read_text(path)
+    if path.suffix == ".csv":
+        yield from _rows_of_csv(path, lines)
+        return
+    for number, line in enumerate(lines.split("\n"), 1):  # not splitlines: a JSON text may hold U+2028 and its like
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, _parse(line, where)
+
+
+def _rows_of_csv(path: Path, lines: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(lines, newline=""))
+    if "file_name" not in (fields := reader.fieldnames or []):
+        raise ValueError(f"{path} has no column file_name, only {', '.join(fields) or 'nothing'}")
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        if None in row or None in row.values():
+            raise ValueError(f"{where} has not the {len(fields)} fields {', '.join(fields)}; quote what holds a comma")
+        yield where, dict(row)
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
@@ -292,9 +392,20 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _stripped(caption: Any) -> str | None:
-    """A caption without surrounding blanks; None if there is none."""
-    return (str(caption).strip() or None) if caption is not None else None
+def captions_in(value: Any, where: str) -> list[str]:
+    """The captions that a field holds, without surrounding blanks: those of a list, or one; none if it is missing.
+
+    Raises:
+        ValueError: if it is neither a text, a list of texts, nor missing (null, NaN, blank); names where it is.
+    """
+    texts = [text for text in (value if isinstance(value, list) else [value]) if not _is_missing(text)]
+    if any(not isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: a caption is a text or a list of texts, not {str(value)[:80]!r}")
+    return [text.strip() for text in texts if text.strip()]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unidiff_codecs.clip import TextState
 from unidiff_codecs.text_decoder import TextDecoder
-from unidiff_core import FrozenCodec, Stream
+from unidiff_core import EmptyRaw, FrozenCodec, Stream
 
 TEXTS_AT_ONCE = 256
 """Texts that the networks see at a time: bounds memory, changes no result."""
@@ -90,12 +90,10 @@ class TextCodec(FrozenCodec):
         """UTF-8 → text, without surrounding blanks.
 
         Raises:
-            ValueError: if it is not UTF-8 or has no text.
+            EmptyRaw: if it has no text.
+            ValueError: if it is not UTF-8.
         """
-        try:
-            return check_text(data.decode("utf-8")).strip()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"not a text in UTF-8: {error}") from error
+        return check_text(decoded(data)).strip()
 
     def to_bytes(self, raw: str) -> bytes:
         """Text → UTF-8."""
@@ -112,7 +110,8 @@ class TextCodec(FrozenCodec):
     def save(self, raws: Sequence[str], folder: Path, *, first_index: int = 0) -> list[Path]:
         """Write ``texts.jsonl``, a line ``{"index": i, "text": …}`` each; keeps earlier lines."""
         path = folder / "texts.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines()[:first_index] if path.is_file() else []
+        # Not splitlines: a text may hold U+2028 and its like.
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:first_index] if path.is_file() else []
         rows = [{"index": first_index + i, "text": raw} for i, raw in enumerate(raws)]
         lines += [json.dumps(row, ensure_ascii=False) for row in rows]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -150,14 +149,27 @@ class TextCodec(FrozenCodec):
         return self._decoder
 
 
+def decoded(data: bytes) -> str:
+    """UTF-8 → text; a byte-order mark goes.
+
+    Raises:
+        ValueError: if it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not a text in UTF-8: {error}") from error
+
+
 def check_text(raw: Any) -> str:
     """The text itself.
 
     Raises:
-        ValueError: if it is not a string or has nothing but blanks.
+        EmptyRaw: if it has nothing but blanks.
+        ValueError: if it is not a string.
     """
     if not isinstance(raw, str):
         raise ValueError(f"a text must be a string, not {type(raw).__name__} {raw!r}")
     if not raw.strip():
-        raise ValueError(f"empty caption {raw!r}: give at least one word, or leave the text out of the query")
+        raise EmptyRaw(f"empty caption {raw!r}: give at least one word, or leave the text out of the query")
     return raw

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from unidiff_codecs.image import ImageCodec, square
 
+from unidiff_core import Modality, UniDiffuser
 from unidiff_core.foundation.stream import Stream
+from unidiff_core.network.uvit import UViT
 
 from .conftest import draw, picture, png
 
@@ -130,3 +135,58 @@ def test_saving_numbers_the_files_and_grows_the_sheet(tmp_path):
     assert codec.html(picture(0)).startswith('<img src="data:image/png;base64,') and "pixelated" in codec.html(
         picture(0)
     )
+
+
+@pytest.mark.parametrize("form", ["variant", "parts", "parts of a variant"])
+def test_weights_of_several_files_or_a_variant_are_read(image_arguments, autoencoder, tmp_path, form):
+    from diffusers import AutoencoderKL
+
+    variant = "fp16" if "variant" in form else None
+    size = "4KB" if "parts" in form else "1GB"
+    network = AutoencoderKL.from_pretrained(str(autoencoder), use_safetensors=True)
+    network.save_pretrained(tmp_path / "ae", variant=variant, max_shard_size=size)
+    files = sorted(path.name for path in (tmp_path / "ae").glob("*.safetensors"))
+    assert len(files) > 1 if "parts" in form else files == ["diffusion_pytorch_model.fp16.safetensors"]
+    whole = ImageCodec(**image_arguments).encode([picture(0)])["ae"]
+    codec = ImageCodec(**image_arguments | {"autoencoder": str(tmp_path / "ae")})
+    assert torch.equal(codec.encode([picture(0)])["ae"], whole)
+    (tmp_path / "ae" / files[-1]).unlink()
+    with pytest.raises(ValueError, match=r"lacks .*safetensors"):
+        ImageCodec(**image_arguments | {"autoencoder": str(tmp_path / "ae")}).encode([picture(0)])
+
+
+def test_variants_to_choose_from_are_named(image_arguments, autoencoder, tmp_path):
+    shutil.copytree(autoencoder, tmp_path / "ae")
+    plain = tmp_path / "ae/diffusion_pytorch_model.safetensors"
+    for variant in ("fp16", "ema"):
+        shutil.copy(plain, plain.with_suffix(f".{variant}.safetensors"))
+    plain.unlink()
+    with pytest.raises(ValueError, match="holds the variants ema, fp16"):
+        ImageCodec(**image_arguments | {"autoencoder": str(tmp_path / "ae")}).encode([picture(0)])
+
+
+@pytest.mark.parametrize("way", ["home", "link", "link to itself", "back through a link"])
+def test_a_model_finds_its_codecs_weights_again(image_arguments, autoencoder, clip, tmp_path, monkeypatch, way):
+    home, far = tmp_path / "home", tmp_path / "disk/deep/down"
+    (home / "runs").mkdir(parents=True)
+    shutil.copytree(autoencoder, far / "weights/ae")
+    shutil.copytree(clip, far / "weights/clip")
+    (far / "model").mkdir()
+    (home / "runs/model").symlink_to(far / "model", target_is_directory=True)
+    (home / "weights").symlink_to(far / "weights", target_is_directory=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    place, folder = {
+        "home": ("~/weights", "runs/plain"),
+        "link": ("weights", "runs/model"),
+        "link to itself": (str(far / "weights"), "~/runs/model"),
+        "back through a link": ("runs/model/../weights", "runs/model"),
+    }[way]
+    paths = {"autoencoder": f"{place}/ae", "clip": f"{place}/clip"}
+    modalities = {"image": Modality(ImageCodec(**image_arguments | paths))}
+    UniDiffuser(modalities, partial(UViT, width=8, depth=1, heads=1)).save_pretrained(folder)
+    config = yaml.safe_load((Path(folder).expanduser() / "config.yaml").read_text())
+    assert config["modalities"]["image"]["codec"]["clip"].startswith("../")
+    model = UniDiffuser.from_pretrained(folder)
+    model.save_pretrained(folder)  # again, from what was loaded
+    assert UniDiffuser.from_pretrained(folder).sample("image", num=1, steps=1)["image"][0].size == (32, 32)

@@ -13,13 +13,14 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.progress import Progress
 
-from unidiff_core.cli.option import named
+from unidiff_core.cli.option import named, shown
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.job import EncodingJob
 from unidiff_core.data.location import list_shards
+from unidiff_core.data.shard import MANIFEST, Endings
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.serialization.description import describe_codecs
 
@@ -47,7 +48,10 @@ def run(argv: Sequence[str]) -> None:
     if options.overwrite and options.tasks > 1:
         raise ValueError("--overwrite is for one task, since another's shards would go; remove the folder first")
     encoder = _encoder(options)
-    for job in _jobs(options, encoder, _digest(config)):
+    jobs = _jobs(options, encoder, _digest(config))
+    for job in jobs:
+        job.check_apart([shard for other in jobs for shard in other.shards])
+    for job in jobs:
         _encode(job, options)
 
 
@@ -65,7 +69,13 @@ def _parser() -> ArgumentParser:
         help="shards -> folder for what is stored. Shards are a folder, a pattern (d/{00000..00099}.tar, d/*.tar) or a "
         "URL that fsspec reads (s3://, https://). Several of them may go to one folder",
     )
-    add("--members", type=dict[str, str], default={}, help="modality -> member ending, if not the codec's")
+    add(
+        "--members",
+        type=dict[str, Endings],
+        default={},
+        help="modality -> member ending, if not the codec's, or several of which a sample has one: "
+        "{image: [jpg, jpeg, png]}",
+    )
     add("--keep", type=list[Filter], default=[], help="what a sample must pass: [{field: width, at_least: 512}, ...]")
     add("--clean", type=dict[str, Cleaner], default={}, help="modality -> what cleans its raw samples")
     add(
@@ -119,7 +129,7 @@ def _encoder(options: Namespace) -> SampleEncoder:
 def _jobs(options: Namespace, encoder: SampleEncoder, settings: str) -> list[EncodingJob]:
     sources: dict[str, list[str]] = {}
     for source, target in options.folders.items():
-        sources.setdefault(target, []).append(source)
+        sources.setdefault(os.path.normpath(Path(target).expanduser()), []).append(source)
     codecs = describe_codecs(options.codecs)
     return [
         EncodingJob(
@@ -137,10 +147,14 @@ def _jobs(options: Namespace, encoder: SampleEncoder, settings: str) -> list[Enc
 
 def _encode(job: EncodingJob, options: Namespace) -> None:
     if options.overwrite:
+        if earlier := job.earlier():
+            print(f"{job.target}: removing what was encoded before, {shown(earlier)}")
         job.start_over()
     elif job.is_complete():
         print(f"{job.target} is complete; --overwrite encodes it again")
         return
+    elif (job.target / MANIFEST).is_file():
+        print(f"{job.target} was complete; its sources have changed since, and are encoded: {shown(job.unfinished())}")
     if options.finish:
         print(f"{job.target}: {job.finish()}")
         return

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from unidiff_core.cli.option import named
+from unidiff_core.cli.option import named, shown
 from unidiff_core.codec.training import CodecTraining
-from unidiff_core.foundation.atomic import publish
+from unidiff_core.data.location import fingerprint
+from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.plugin import load_plugins
 
 DESCRIPTION = """Train a network that a codec loads, and export it in the form that the codec loads it from.
@@ -30,6 +32,8 @@ stand metrics.json and something to look at, made from held-out data.
 """
 CONFIG = "fit_codec.yaml"
 METRICS = "metrics.json"
+FILES = "files.json"
+"""What an export says of itself: the names of its files, which may be replaced, and what shards it was made from."""
 CHECKPOINT = "last.ckpt"
 
 
@@ -58,16 +62,21 @@ def run(argv: Sequence[str]) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     load_plugins()
     cli = _parse(argv)
-    output = Path(cli.config.output)
-    if output.is_dir() and not cli.config.overwrite:
-        _explain_skip(output, cli.recipe())
+    output = Path(cli.config.output).expanduser()
+    _check_own(output)
+    if _is_filled(output) and not cli.config.overwrite:
+        _explain_skip(output, cli)
         return
     started = time.monotonic()
     work = _prepare(output.with_name(output.name + ".partial"), cli.recipe())
+    data = _data(cli)
     _train(cli, work)
-    metrics = _export(cli.model, cli.datamodule, work / "export")
-    (work / "export" / CONFIG).write_text(cli.recipe())
-    publish(work / "export", output)
+    export = work / "export"
+    metrics = _export(cli.model, cli.datamodule, export)
+    _describe(export, cli.recipe(), data)
+    if _is_filled(output):
+        print(f"{output}: removing what was trained before, {shown(_names(output))}")
+    publish(export, output)
     shutil.rmtree(work)
     print(f"{output}: {_text(metrics)}; {time.monotonic() - started:.0f} s")
 
@@ -94,18 +103,75 @@ def _parse(argv: Sequence[str]) -> CodecCLI:
         sys.argv = before
 
 
-def _explain_skip(output: Path, recipe: str) -> None:
-    made_with = output / CONFIG
-    same = made_with.is_file() and made_with.read_text() == recipe
-    how = "complete" if same else "complete, but made with ANOTHER configuration"
+def _is_filled(folder: Path) -> bool:
+    """Whether there is such a folder, and something in it."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _names(folder: Path) -> list[str]:
+    """Its files, by their paths in it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _check_own(output: Path) -> None:
+    """Refuse to put the export in place of anything but an earlier one.
+
+    Raises:
+        ValueError: if there is a file, or a folder that holds what this command did not write; names that.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is no folder; give another --output")
+    if not _is_filled(output):
+        return
+    if not (output / CONFIG).is_file():
+        raise ValueError(
+            f"{output} is not what `unidiffuser fit-codec` writes, for it has no {CONFIG}; give another --output"
+        )
+    listed = _listed(output).get("files", _names(output))
+    if foreign := sorted({*_names(output)} - {*listed}):
+        raise ValueError(
+            f"{output} holds what `unidiffuser fit-codec` did not write, {shown(foreign)}; move it, or give another "
+            "--output"
+        )
+
+
+def _listed(output: Path) -> dict[str, Any]:
+    """What an export says of itself: nothing, if it is of an older version."""
+    return json.loads((output / FILES).read_text()) if (output / FILES).is_file() else {}
+
+
+def _data(cli: CodecCLI) -> Any:
+    """What shows that the shards of a training changed; None if its data is of another kind."""
+    folder = getattr(cli.datamodule, "folder", None)
+    return None if folder is None else fingerprint(folder)
+
+
+def _describe(export: Path, recipe: str, data: Any) -> None:
+    """Write beside the weights what they were made with, and make all readable."""
+    (export / CONFIG).write_text(recipe)
+    listed = {"files": [*_names(export), FILES], "data": data}
+    (export / FILES).write_text(json.dumps(listed, indent=1) + "\n")
+    open_to_all(export)
+
+
+def _explain_skip(output: Path, cli: CodecCLI) -> None:
+    how, data = "complete", None
+    with suppress(ValueError, OSError):  # the shards need not be there any more
+        data = _data(cli)
+    if data and data != _listed(output).get("data", data):
+        how = "complete, but made from OTHER data: its shards have changed since"
+    if (output / CONFIG).read_text() != cli.recipe():
+        how = "complete, but made with ANOTHER configuration"
     print(f"{output} is {how}; skipped. Give --overwrite to train it again.")
 
 
 def _prepare(work: Path, recipe: str) -> Path:
     """The folder of the unfinished training; emptied if it was of another configuration."""
     made_with = work / CONFIG
-    if work.is_dir() and not (made_with.is_file() and made_with.read_text() == recipe):
-        print(f"{work} is of another configuration; starting over.")
+    if _is_filled(work) and not made_with.is_file():
+        raise ValueError(f"{work} is where an unfinished training is kept, and holds something else; move it away")
+    if _is_filled(work) and made_with.read_text() != recipe:
+        print(f"{work} is of another configuration; starting over, without its {shown(_names(work))}")
         shutil.rmtree(work)
     shutil.rmtree(work / "export", ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,11 @@ def named(command: str, description: str, *, takes_directory: bool = False) -> d
     return PARSER_OPTIONS | {"prog": f"unidiffuser {command}", "usage": usage, "description": description}
 
 
+def shown(names: Sequence[Any]) -> str:
+    """How many there are, and the first few."""
+    return f"{len(names)}: {', '.join(map(str, names[:5]))}{', …' * (len(names) > 5)}"
+
+
 class PlainParser(argparse.ArgumentParser):
     """The standard library's parser, for commands without a configuration file; its errors are raised too."""
 

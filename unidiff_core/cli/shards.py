@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from unidiff_core.cli.option import shown
+from unidiff_core.data.shard import MANIFEST, endings_if_own, write_shards
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Write a source's samples as webdataset shards, a folder for each split.
 
-A split that is complete is left alone; one that was interrupted is written again.
+A split that is complete is left alone; one that was interrupted, or whose source has changed, is written again.
 
 example:
   unidiffuser shards -c recipes/digits/shards.yaml --source.renderings_train=4
@@ -32,8 +36,14 @@ def run(argv: Sequence[str]) -> None:
     config = parser.parse_args(list(argv))
     recipe = json.loads(json.dumps(config.source.as_dict()))
     built = parser.instantiate_classes(config)
-    for split in built.source.splits:
-        _write_split(built.source, split, Path(built.output) / split, recipe, built.shard_size, built.overwrite)
+    recipe["files"] = _digest(built.source.files)
+    folders = {split: Path(built.output).expanduser() / split for split in built.source.splits}
+    if not folders:
+        raise ValueError("the source has no samples")
+    for folder in folders.values():  # all before the first is written
+        _check(folder, built.source)
+    for split, folder in folders.items():
+        _write_split(built.source, split, folder, recipe, built.shard_size, built.overwrite)
 
 
 def _parser() -> ArgumentParser:
@@ -58,32 +68,79 @@ def _write_split(
 ) -> None:
     from rich.progress import track
 
-    from unidiff_core.data.shard import MANIFEST, write_shards
-
     total = source.splits[split]
     if (folder / MANIFEST).is_file() and not overwrite:
-        _explain_skip(folder, recipe)
-        return
+        if not _has_changed(folder, recipe, total):
+            _explain_skip(folder, recipe)
+            return
+        print(f"{folder}: was complete, but its source has changed since; written again")
     _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCE).write_text(json.dumps(recipe, indent=1) + "\n")
     paths = write_shards(folder, track(source.samples(split), f"{split} shards", total), shard_size=shard_size)
-    print(f"{folder}: {total} samples in {len(paths)} shards")
+    print(f"{folder}: {_count(folder)} samples in {len(paths)} shards")
+    if (written := _count(folder)) != total:
+        raise ValueError(f"{folder}: the source said {total} samples and gave {written}; it changed meanwhile")
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of names, sizes and times of change: another one if a file came, went or changed."""
+    rows = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _count(folder: Path) -> int:
+    """Samples in a complete folder."""
+    return sum(row["count"] for row in json.loads((folder / MANIFEST).read_text())["shards"])
+
+
+def _has_changed(folder: Path, recipe: dict[str, Any], total: int) -> bool:
+    """Whether a complete split is of the same settings, but of other samples."""
+    written = json.loads((folder / SOURCE).read_text())
+    if _settings(written) != _settings(recipe):
+        return False
+    return _count(folder) != total or written.get("files", recipe["files"]) != recipe["files"]
+
+
+def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in recipe.items() if name != "files"}
 
 
 def _explain_skip(folder: Path, recipe: dict[str, Any]) -> None:
-    written = folder / SOURCE
-    is_same = written.is_file() and json.loads(written.read_text()) == recipe
+    is_same = _settings(json.loads((folder / SOURCE).read_text())) == _settings(recipe)
     reason = "complete, left alone; --overwrite writes it again"
     if not is_same:
         reason = "complete, but written with other settings; --overwrite redoes it"
     print(f"{folder}: {reason}")
 
 
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run left; the manifest first, so that the folder never looks complete."""
-    from unidiff_core.data.shard import MANIFEST
+def _check(folder: Path, source: Source) -> None:
+    """Refuse a target that holds what it would destroy.
 
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for path in folder.glob("*.tar"):
+    Raises:
+        ValueError: if it holds a file of the source, or shards that are not ours; names them.
+    """
+    target = folder.resolve()
+    if inside := next((path for path in source.files if target in path.resolve().parents), None):
+        raise ValueError(f"{folder} holds {inside}, which the source reads; give another --output")
+    tars = _shards(folder)
+    foreign = [path for path in tars if endings_if_own(path) is None]
+    if not (folder / SOURCE).is_file():
+        foreign = tars or [path for path in [folder / MANIFEST] if path.exists()]
+    if foreign:
+        raise ValueError(
+            f"{folder} holds what `unidiffuser shards` did not write, {shown(foreign)}; give another --output"
+        )
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.tar"))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, as `_check` saw; the manifest first, so that it never looks complete."""
+    earlier = [path for path in [folder / MANIFEST, *_shards(folder)] if path.exists()]
+    if earlier:
+        print(f"{folder}: removing what was written before, {shown([path.name for path in earlier])}")
+    for path in earlier:
         path.unlink()

@@ -22,6 +22,10 @@ Draw = Callable[[str, tuple[int, ...]], Tensor]
 """``draw(stream, shape)`` gives standard normal noise by the randomness rule; `shape` includes the batch."""
 
 
+class EmptyRaw(ValueError):  # noqa: N818 — it says what there is, not what went wrong
+    """Content that holds no sample, a blank text, say: among data as good as missing, given by hand a mistake."""
+
+
 class Codec(nn.Module, ABC):
     """Raw ⇄ latent, for one modality.
 
@@ -84,6 +88,7 @@ class Codec(nn.Module, ABC):
         """Content of a file or of a shard member → raw sample.
 
         Raises:
+            EmptyRaw: if the content may hold nothing, as a blank text, and does; that sample of a data set lacks it.
             ValueError: if the content is not a sample of this modality; says why.
         """
 

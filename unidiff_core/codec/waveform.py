@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,10 @@ from torch import Tensor
 
 BLOCK = 2**16
 """Samples that are read at a time."""
+RATIO = 2**22
+"""Bound of numerator times denominator of a ratio of rates: of the numbers in a resampling filter."""
+REACH = 32
+"""Input samples, in periods of the lower rate, that are kept beyond a cut: more than the filter looks ahead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,21 +91,34 @@ def to_wav(waveform: Waveform) -> bytes:
 
 
 def fitted(waveform: Waveform, rate: int, num_samples: int) -> Float32[Tensor, " num_samples"]:
-    """Its samples at `rate`: resampled if need be, cut with a warning, or filled up with silence.
+    """Its samples at `rate`: cut with a warning, resampled if need be, or filled up with silence.
+
+    Two rates of no small ratio (44101 and 8000) are taken for the nearest that `RATIO` allows, off by 1 in 4096 at
+    most: 0.4 hundredths of a semitone.
 
     Raises:
         ValueError: if it is at another rate, and there is no torchaudio to resample it.
     """
     samples = torch.from_numpy(waveform.samples)
-    if waveform.rate != rate:
-        try:
-            from torchaudio.functional import resample
-        except ImportError as error:
-            raise ValueError(f"a sound of {waveform.rate} Hz is resampled by torchaudio: pip install it") from error
-        samples = resample(samples, waveform.rate, rate)
-    if len(samples) > num_samples:
+    if -(-len(samples) * rate // waveform.rate) > num_samples:
         warnings.warn(
             f"a sound of {waveform.seconds:.3g} s is cut at the {num_samples / rate:.3g} s that the codec encodes",
             stacklevel=4,
         )
+    if waveform.rate != rate:
+        ratio = max(1.0, waveform.rate / rate)
+        samples = samples[: math.ceil(num_samples * waveform.rate / rate) + math.ceil(REACH * ratio)]
+        samples = _resampled(samples, waveform.rate, rate)
     return torch.nn.functional.pad(samples, (0, num_samples - len(samples)))
+
+
+def _resampled(samples: Tensor, old: int, new: int) -> Tensor:
+    try:
+        from torchaudio.functional import resample
+    except ImportError as error:
+        raise ValueError(f"a sound of {old} Hz is resampled by torchaudio: pip install it") from error
+    high, low = max(old, new), min(old, new)
+    bound = max(1, math.isqrt(RATIO * low // high))
+    nearest = Fraction(high, low).limit_denominator(bound)
+    ratio = nearest if old > new else 1 / nearest
+    return resample(samples, ratio.numerator, ratio.denominator)

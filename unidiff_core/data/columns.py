@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from unidiff_core.codec.codec import EmptyRaw
+from unidiff_core.data.location import read_having
+from unidiff_core.data.shard import Endings, listed
 
 Columns = dict[str, Any]
 """name → tensor ``[n, ...]`` or a list of n."""
@@ -80,6 +85,29 @@ class ShardData(pl.LightningDataModule, ABC):
     @abstractmethod
     def read(self) -> Columns:
         """All samples."""
+
+    def parsed(self, *members: tuple[Endings, Callable[[bytes], Any]]) -> Iterator[tuple[Any, ...]]:
+        """What is made of the members of each sample that has them all. At the end it warns of how many were left out.
+
+        Args:
+            *members: an ending, or several of which a sample has one, and what reads the member's content.
+
+        Raises:
+            ValueError: if one cannot be read, or no sample has them; names it.
+        """
+        num, empty = 0, 0
+        for sample in read_having(self.folder, *(endings for endings, _ in members)):
+            num += 1
+            try:
+                yield tuple(read(sample[listed(endings)[0]]) for endings, read in members)
+            except EmptyRaw:
+                empty += 1
+            except ValueError as error:
+                raise ValueError(f"sample {sample['__key__']!r} of {sample['__url__']}: {error}") from error
+        if empty:
+            warnings.warn(
+                f"left out: {empty} of {num} samples of {self.folder}, of which a member is empty", stacklevel=2
+            )
 
     def is_held_out(self, columns: Columns, num: int) -> list[bool]:
         """Which of the `num` samples are held out."""

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from unidiff_core.codec.codec import Codec, Raw, check_latent, name_of
+from unidiff_core.codec.codec import Codec, EmptyRaw, Raw, check_latent, name_of
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.filter import Filter
-from unidiff_core.data.shard import STORED, Members
+from unidiff_core.data.shard import STORED, Endings, Members, ending_of, listed, title_of
 from unidiff_core.foundation.error import reason
 
 ERRORS = 5
@@ -93,32 +93,36 @@ class RawReader:
 
     Args:
         codecs: modality → codec.
-        members: modality → ending of the member that holds it, where that is not the codec's.
+        members: modality → ending of the member that holds it, or several of which a sample has one, where that is not
+            the codec's.
         clean: modality → cleaner.
     """
 
     def __init__(
         self,
         codecs: Mapping[str, Codec],
-        members: Mapping[str, str] | None = None,
+        members: Mapping[str, Endings] | None = None,
         clean: Mapping[str, Cleaner] | None = None,
     ) -> None:
         self.codecs, self.clean = codecs, clean or {}
         for option in (members or {}, self.clean):
             if unknown := sorted(option.keys() - codecs.keys()):
                 raise ValueError(f"no modality {', '.join(unknown)}; there are {', '.join(codecs)}")
-        self.members = {name: (members or {}).get(name, codec.extension) for name, codec in codecs.items()}
+        self.members = {name: listed((members or {}).get(name, codec.extension)) for name, codec in codecs.items()}
 
-    def read(self, name: str, data: bytes) -> Raw | None:
+    def read(self, name: str, ending: str, data: bytes) -> Raw | None:
         """The raw sample of one member; None if cleaning left nothing of it.
 
         Raises:
+            EmptyRaw: if the member holds none: it is as good as missing.
             ValueError: if the codec cannot read it.
         """
         try:
             raw = self.codecs[name].from_bytes(data)
+        except EmptyRaw:
+            raise
         except ValueError as error:
-            raise ValueError(f"member .{self.members[name]}: {error}") from error
+            raise ValueError(f"member .{ending}: {error}") from error
         return self.clean[name].clean(raw) if name in self.clean else raw
 
 
@@ -160,7 +164,8 @@ class SampleEncoder:
             ValueError: if a sample cannot be read and none may be lost; names it.
         """
         for row, stored in self.tensors(samples, name, tally):
-            kept = {key: value for key, value in row.items() if key not in self.reader.members.values()}
+            raw = {ending for endings in self.reader.members.values() for ending in endings}
+            kept = {key: value for key, value in row.items() if key not in raw}
             yield kept | {STORED: save(stored)}
 
     def tensors(
@@ -215,22 +220,30 @@ class SampleEncoder:
             if reason := filter.reason(row):
                 raise Dropped(reason)
         raws = {}
-        for name, member in self.reader.members.items():
-            if member in row:
-                raw = self.reader.read(name, row[member])
-                if raw is not None:
-                    raws[name] = raw
-                elif self.missing == "error":
-                    raise Dropped(f"nothing left of {name} after cleaning")
-            elif self.missing == "error":
+        for name, endings in self.reader.members.items():
+            ending = ending_of(row, endings)
+            try:
+                raw = self.reader.read(name, ending, row[ending]) if ending else None
+            except EmptyRaw as error:
+                self._check_missing(f"its member .{ending} for {name!r} is empty ({error})", "")
+                continue
+            if raw is not None:
+                raws[name] = raw
+            elif ending is None:
                 known = ", ".join(sorted(key for key in row if key != "__key__"))
-                raise ValueError(
-                    f"it has no member .{member} for {name!r}, only {known}; missing=keep allows that, and members may "
-                    "name another ending"
+                self._check_missing(
+                    f"it has no member {title_of(endings)} for {name!r}, only {known}",
+                    f", and members may name another ending, or several: {{{name}: [{', '.join(endings)}, …]}}",
                 )
+            elif self.missing == "error":
+                raise Dropped(f"nothing left of {name} after cleaning")
         if not raws:
             raise Dropped(f"none of {', '.join(self.reader.codecs)}")
         return raws
+
+    def _check_missing(self, what: str, other: str) -> None:
+        if self.missing == "error":
+            raise ValueError(f"{what}; missing=keep allows that{other}")
 
 
 def _encoded(codec: Codec, raws: Sequence[Raw], titles: Sequence[str]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unidiff_core.data.location import list_shards, local_path
-from unidiff_core.data.shard import MANIFEST, STORED, naming_damage, walk
+from unidiff_core.data.shard import MANIFEST, STORED, Halves, naming_damage, walk
 from unidiff_core.foundation.atomic import replacing
 
 INDEX = "index.safetensors"
@@ -62,7 +62,9 @@ class ShardIndex:
         return self.starts[ending] != ABSENT if ending in self.starts else torch.zeros(len(self), dtype=torch.bool)
 
     def member(self, row: int, ending: str) -> bytes | None:
-        """A member's content."""
+        """A member's content; None if the sample has no such member."""
+        if ending not in self.starts:
+            return None
         start, length = int(self.starts[ending][row]), int(self.lengths[ending][row])
         return None if start == ABSENT else self._map(int(self.shard[row]))[start : start + length].tobytes()
 
@@ -99,7 +101,8 @@ def open_index(where: str | Path | Sequence[str]) -> ShardIndex:
         ValueError: if there are no shards, or one is damaged, compressed, or not on this machine; names it.
     """
     paths = [local_path(shard) for shard in list_shards(where)]
-    cache = Path(where) / INDEX if isinstance(where, (str, Path)) and (Path(where) / MANIFEST).is_file() else None
+    folder = Path(where).expanduser() if isinstance(where, (str, Path)) else None
+    cache = folder / INDEX if folder and (folder / MANIFEST).is_file() else None
     fingerprint = _fingerprint(paths)
     index = _load(cache, paths, fingerprint) if cache else None
     if index is None:
@@ -107,14 +110,23 @@ def open_index(where: str | Path | Sequence[str]) -> ShardIndex:
         if cache:
             with suppress(OSError):  # a folder that may only be read
                 _save(index, cache, fingerprint)
+    if cache:
+        _check_count(cache.with_name(MANIFEST), len(index))
     return index
+
+
+def _check_count(manifest: Path, found: int) -> None:
+    """Compare the samples of a folder's shards with what its manifest counts."""
+    promised = sum(row["count"] for row in json.loads(manifest.read_text())["shards"])
+    if found != promised:
+        raise ValueError(f"{manifest} counts {promised} samples, and its shards hold {found}; write them again")
 
 
 def build_index(paths: Sequence[Path]) -> ShardIndex:
     """Read the headers of all shards.
 
     Raises:
-        ValueError: if one is damaged, compressed, or names a member twice; names it.
+        ValueError: if one is damaged, compressed, or names a member twice, or is not sorted; names it.
     """
     headers: dict[str, int] = {}
     tables = [_table(path, headers) for path in paths]
@@ -141,11 +153,14 @@ def _table(path: Path, headers: dict[str, int]) -> tuple[Tensor, dict[str, Tenso
     rows: list[dict[str, tuple[int, int]]] = []
     layouts: list[int] = []
     last = None
-    if not path.name.endswith(".tar"):
+    halves = Halves(str(path))
+    if _is_compressed(path):
         raise ValueError(f"{path} cannot be read at random: it is compressed; unpack it to a plain .tar")
     with path.open("rb") as stream, naming_damage(str(path)):
         for key, ending, header, _ in walk(stream, mode="r:"):
             if key != last:
+                if last is not None:
+                    halves.add(last, rows[-1])
                 rows.append({})
                 layouts.append(ABSENT)
                 last = key
@@ -155,11 +170,19 @@ def _table(path: Path, headers: dict[str, int]) -> tuple[Tensor, dict[str, Tenso
             if ending == STORED:
                 text = _header(stream, *rows[-1][ending], f"sample {key} of {path}")
                 layouts[-1] = headers.setdefault(text, len(headers))
+    if last is not None:
+        halves.add(last, rows[-1])
     table = {
         ending: torch.tensor([row.get(ending, (ABSENT, 0)) for row in rows])
         for ending in {ending for row in rows for ending in row}
     }
     return torch.tensor(layouts, dtype=torch.int32), table
+
+
+def _is_compressed(path: Path) -> bool:
+    """By its first bytes: a copy of what was at a URL has another name."""
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
 
 
 def _nowhere(count: int) -> Tensor:

@@ -8,18 +8,30 @@ encode at once comes out the same twice.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unidiff_core.data.encoding import SampleEncoder, Tally
-from unidiff_core.data.location import Shard, open_shard
-from unidiff_core.data.shard import MANIFEST, Hashed, Written, read_samples, write_manifest, write_shard
+from unidiff_core.data.location import Shard, local_file, open_shard, stamp
+from unidiff_core.data.shard import (
+    MANIFEST,
+    STORED,
+    Hashed,
+    Written,
+    check_sorted,
+    endings_if_own,
+    read_samples,
+    write_manifest,
+    write_shard,
+)
 from unidiff_core.foundation.atomic import write_json
 
 
@@ -31,6 +43,7 @@ class Note:
         shard: the encoded tar.
         source: where its samples came from.
         source_sha256: of that.
+        source_stamp: its size, and when its content and its entry were changed (ns), if it was a file.
         settings: digest of how it was encoded.
         tally: what became of the samples.
     """
@@ -40,6 +53,7 @@ class Note:
     source_sha256: str
     settings: str
     tally: dict[str, Any]
+    source_stamp: list[int] | None = None
 
 
 @dataclass
@@ -73,28 +87,60 @@ class EncodingJob:
                 "of their own"
             )
         self.names = names
+        self.check_apart(self.shards)
         if not self.verify:
             self.shards = [replace(shard, sha256=None) for shard in self.shards]
 
-    def is_complete(self) -> bool:
-        """Whether the manifest is written.
+    def check_apart(self, shards: Sequence[Shard]) -> None:
+        """Refuse a target that holds a source.
 
         Raises:
-            ValueError: if it is of another job; says that --overwrite starts over.
+            ValueError: if one of `shards` lies in the target; names it.
         """
+        target = self.target.resolve()
+        for shard in shards:
+            path = local_file(shard)
+            if path is not None and target in path.resolve().parents:
+                raise ValueError(
+                    f"{self.target} holds the source {shard}, which would be overwritten; encode into another folder"
+                )
+
+    def is_complete(self) -> bool:
+        """Whether all is encoded from the shards as they are now, and the manifest is written.
+
+        Raises:
+            ValueError: if the folder is of another job, and --overwrite starts over; or if it is not ours.
+        """
+        self._check_own()
         path = self.target / MANIFEST
         if not path.is_file():
             return False
         manifest = json.loads(path.read_text())
-        is_other = [row["name"] for row in manifest["shards"]] != self.names
-        if is_other or manifest.get("settings", self.settings) != self.settings:
-            what = "other shards" if is_other else "other settings"
+        names = [row["name"] for row in manifest["shards"]]
+        has_others = not set(names) <= set(self.names)
+        if has_others or manifest["settings"] != self.settings:
+            what = "other shards" if has_others else "other settings"
             raise ValueError(f"{self.target} is complete, but encoded from {what}; --overwrite encodes it again")
-        return True
+        return names == self.names and not self.unfinished()
+
+    def earlier(self) -> list[Path]:
+        """What earlier runs wrote into the target, by any settings: the manifest first.
+
+        Raises:
+            ValueError: if something there is not ours.
+        """
+        self._check_own()
+        tars = [path for path in sorted(self.target.glob("*.tar")) if _is_own(path)]
+        found = [self.target / MANIFEST, *tars, *(path.with_name(f"{path.name}.json") for path in tars)]
+        return [path for path in found if path.is_file()]
 
     def start_over(self) -> None:
-        """Forget what is done: the manifest first, so that the folder never looks complete."""
-        for path in [self.target / MANIFEST, *self.target.glob("*.tar.json")]:
+        """Remove what is done: the manifest first, so that the folder never looks complete.
+
+        Raises:
+            ValueError: if something there is not ours.
+        """
+        for path in self.earlier():
             path.unlink(missing_ok=True)
 
     def run(self, task: int = 0, tasks: int = 1, on_shard: Callable[[], None] = lambda: None) -> Tally:
@@ -112,7 +158,10 @@ class EncodingJob:
             LossError: if more samples are lost than the encoder allows.
             ValueError: if a source is damaged or not what its manifest says; names it.
         """
+        self._check_own()
         _remove_partial_files(self.target)
+        if self.unfinished():
+            (self.target / MANIFEST).unlink(missing_ok=True)  # of what the shards were: it never looks complete
         tally = Tally()
         for shard, name in list(zip(self.shards, self.names, strict=True))[task::tasks]:
             note = self._note(shard, name) or self._encode(shard, name, tally)
@@ -123,7 +172,7 @@ class EncodingJob:
         return tally
 
     def unfinished(self) -> list[str]:
-        """Names of the shards that no task has done yet."""
+        """Names of the shards that no task has done yet, or that were done of another content."""
         rows = zip(self.shards, self.names, strict=True)
         return [name for shard, name in rows if self._note(shard, name) is None]
 
@@ -134,7 +183,7 @@ class EncodingJob:
             What became of all samples.
 
         Raises:
-            ValueError: if a shard is not done; names it.
+            ValueError: if a shard is not done, or no sample is left; says which, or why.
         """
         rows = [self._note(shard, name) for shard, name in zip(self.shards, self.names, strict=True)]
         done = [row for row in rows if row]
@@ -147,21 +196,28 @@ class EncodingJob:
         tally = Tally()
         for note in done:
             tally.add(Tally.from_dict(note.tally))
+        if not tally.kept:
+            raise ValueError(f"nothing is encoded into {self.target}: {tally}")
         notes = {"settings": self.settings, "codecs": self.codecs, "tally": tally.as_dict()}
         write_manifest(self.target, [note.shard for note in done], **notes)
         return tally
 
     def _encode(self, shard: Shard, name: str, earlier: Tally) -> Note:
-        tally = Tally()
+        tally, before = Tally(), stamp(shard)
         with open_shard(shard.url, allow_pipe=self.allow_pipe) as stream:
             source = Hashed(stream)
 
             def encoded() -> Any:
-                yield from self.encoder.samples(read_samples(source, str(shard)), str(shard), tally)
+                rows = read_samples(source, str(shard))
+                try:
+                    yield from self.encoder.samples(rows, str(shard), tally)
+                except ValueError as error:
+                    check_sorted(rows, error)  # what seems to lack a member may be half of a sample
+                    raise
                 self._check(shard, source.sha256.hexdigest(), tally, earlier)  # before the tar is in its place
 
             written = write_shard(self.target / name, encoded())
-        note = Note(written, str(shard), source.sha256.hexdigest(), self.settings, tally.as_dict())
+        note = Note(written, str(shard), source.sha256.hexdigest(), self.settings, tally.as_dict(), before)
         write_json(self.target / f"{name}.json", asdict(note))
         return note
 
@@ -186,7 +242,38 @@ class EncodingJob:
             raise ValueError(f"{path.with_suffix('')} was encoded with other settings; --overwrite encodes all again")
         if note.source != str(shard) or shard.sha256 not in (None, note.source_sha256):
             return None
+        return self._unless_changed(note, shard, path)
+
+    def _unless_changed(self, note: Note, shard: Shard, path: Path) -> Note | None:
+        """The note, if its source is as it was: of the same size and time, or else of the same hash."""
+        source, now = local_file(shard), stamp(shard)
+        if source is None or note.source_stamp == now:
+            return note
+        with source.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != note.source_sha256:
+                return None
+        note = replace(note, source_stamp=now)
+        with suppress(OSError):  # a folder that may only be read
+            write_json(path, asdict(note))
         return note
+
+    def _check_own(self) -> None:
+        """Refuse a target in which something would be replaced that this command did not write."""
+        manifest = self.target / MANIFEST
+        foreign = [path for name in self.names if (path := self.target / name).exists() and not _is_own(path)]
+        if manifest.is_file() and "settings" not in json.loads(manifest.read_text()):
+            foreign.append(manifest)
+        if foreign:
+            raise ValueError(
+                f"{self.target} holds what `unidiffuser encode` did not write, {', '.join(map(str, foreign[:3]))}"
+                f"{', …' * (len(foreign) > 3)}; encode into another folder"
+            )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a tar is encoded, or empty, and by this package."""
+    endings = endings_if_own(path)
+    return endings is not None and (not endings or STORED in endings)
 
 
 def _remove_partial_files(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from unidiff_core.data.shard import MANIFEST, find_shards, read_samples
+from unidiff_core.data.shard import MANIFEST, Endings, ending_of, find_shards, listed, read_samples, title_of
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 PIPE = "pipe:"
@@ -57,6 +57,8 @@ def _listed(url: str, allow_pipe: bool) -> list[Shard]:
     if url.startswith(PIPE):
         _check_pipe(url, allow_pipe)
         return [Shard(url)]
+    if not _is_url(url):
+        url = str(Path(url).expanduser())
     if any(sign in url for sign in "*["):
         return _globbed(url)
     if _path_of(url).endswith(ENDINGS):
@@ -129,26 +131,40 @@ def open_shard(url: str, *, allow_pipe: bool = False) -> Iterator[BinaryIO]:
 
 def read_shards(where: str | Path | Sequence[str]) -> Iterator[dict[str, Any]]:
     """All samples of the shards at `where`, members undecoded, in order; see `list_shards`."""
+    yield from (sample for _, sample in _read(where))
+
+
+def _read(where: str | Path | Sequence[str]) -> Iterator[tuple[Shard, dict[str, Any]]]:
     for shard in list_shards(where):
         with open_shard(shard.url) as stream:
-            yield from read_samples(stream, str(shard))
+            yield from ((shard, sample) for sample in read_samples(stream, str(shard)))
 
 
-def read_having(where: str | Path | Sequence[str], *members: str) -> Iterator[dict[str, Any]]:
+def read_having(where: str | Path | Sequence[str], *members: Endings) -> Iterator[dict[str, Any]]:
     """The samples of `read_shards` that have all of these members. At the end it warns of how many it left out.
+
+    Args:
+        where: the shards.
+        *members: an ending each, or several of which a sample has one.
+
+    Yields:
+        The sample, each of the members under the first of its endings, and under ``__url__`` its shard.
 
     Raises:
         ValueError: if none has; says which members there are.
     """
-    wanted, known, kept, lacking = set(members), set[str](), 0, 0
-    for sample in read_shards(where):
+    known, kept, lacking = set[str](), 0, 0
+    for shard, sample in _read(where):
         known |= sample.keys() - {"__key__"}
-        if wanted <= sample.keys():
-            kept += 1
-            yield sample
-        else:
+        found = [ending_of(sample, endings) for endings in members]
+        if None in found:
             lacking += 1
-    names = " and ".join(f".{member}" for member in members)
+            continue
+        kept += 1
+        firsts = (listed(endings)[0] for endings in members)
+        sample["__url__"] = str(shard)
+        yield sample | {first: sample[own] for first, own in zip(firsts, found, strict=True) if own}
+    names = " and ".join(map(title_of, members))
     if not kept:
         raise ValueError(f"no sample of {where} has {names}; its members are {', '.join(sorted(known)) or 'none'}")
     if lacking:
@@ -162,6 +178,40 @@ def notes_at(where: str | Path | Sequence[str], name: str) -> Iterator[Any]:
         notes = json.loads(manifest.read_text()) if manifest.is_file() else {}
         if name in notes:
             yield notes[name]
+
+
+def local_file(shard: Shard) -> Path | None:
+    """The file that a shard is on this machine; None if it is none, or not there."""
+    if shard.url.startswith("file://"):
+        path = Path(_path_of(shard.url))
+    elif _is_url(shard.url) or shard.url.startswith(PIPE):
+        return None
+    else:
+        path = Path(shard.url)
+    return path if path.is_file() else None
+
+
+def fingerprint(where: str | Path | Sequence[str]) -> list[list[str | int | None]]:
+    """What shows that shards came, went or changed, and is the same of a copy of the folder.
+
+    Each one's name, its size, and the SHA-256 of its manifest, or else its time of change (ns).
+    """
+    rows: list[list[str | int | None]] = []
+    for shard in list_shards(where):
+        size, time, _ = stamp(shard) or (None, None, None)
+        rows.append([shard.name, size, shard.sha256 or time])
+    return rows
+
+
+def stamp(shard: Shard) -> list[int] | None:
+    """What shows that a file was changed or replaced, if a shard is one here: its size, and two times in ns.
+
+    A copy may keep the time of the content; its entry in the folder is new.
+    """
+    if (path := local_file(shard)) is None:
+        return None
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def local_path(shard: Shard) -> Path:

@@ -14,13 +14,13 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unidiff_core.codec.codec import Codec, Raw
+from unidiff_core.codec.codec import Codec, EmptyRaw, Raw
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
 from unidiff_core.data.index import open_index
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.order import Place
-from unidiff_core.data.shard import STORED, Members
+from unidiff_core.data.shard import STORED, Endings, Members, title_of
 from unidiff_core.data.source import Source
 from unidiff_core.data.tensors import IN_MEMORY, StoredTensors, TensorsInMemory, TensorsOnDisk, stack
 from unidiff_core.foundation.batch import Batch
@@ -63,6 +63,7 @@ class StoredSamples(Samples):
     def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> StoredDataset:
         """Those of encoded shards; what is named twice is shown twice as often."""
         samples = StoredDataset.at(where, self.in_memory)
+        rank_zero_only(print)(f"{_place(where)}: {samples.summary}")
         _warn_of_other_codecs(where, codecs)
         if absent := sorted(codecs.keys() - samples.tensors.modalities):
             known = ", ".join(sorted(samples.tensors.modalities))
@@ -78,19 +79,21 @@ class RawSamples(Samples):
     Slower than `StoredSamples` by what the frozen networks cost, and the same run but for rounding.
 
     Args:
-        members: modality → member ending, where that is not the codec's.
+        members: modality → member ending, or several of which a sample has one, where that is not the codec's.
         clean: modality → cleaner of its raw samples; what it leaves nothing of is missing.
     """
 
     validation_batch_size = 64
 
-    def __init__(self, members: dict[str, str] | None = None, clean: dict[str, Cleaner] | None = None) -> None:
+    def __init__(self, members: dict[str, Endings] | None = None, clean: dict[str, Cleaner] | None = None) -> None:
         self.members, self.clean = members, clean
 
     def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> RawDataset:
         """Those of raw shards on this machine."""
         reader = _reader(codecs, self.members, self.clean)
-        return RawDataset(open_index(where), reader)
+        samples = RawDataset(open_index(where), reader)
+        rank_zero_only(print)(f"{_place(where)}: {samples.summary}")
+        return samples
 
 
 class SourceSamples(Samples):
@@ -101,7 +104,7 @@ class SourceSamples(Samples):
 
     Args:
         source: of raw samples.
-        members: modality → member ending, where that is not the codec's.
+        members: modality → member ending, or several of which a sample has one, where that is not the codec's.
         clean: modality → cleaner of its raw samples.
         missing: whether a sample may lack a modality; what cleaning leaves nothing of is dropped, or missing.
         cache: keep what is encoded; otherwise the raw members, encoded anew whenever their turn comes.
@@ -112,7 +115,7 @@ class SourceSamples(Samples):
     def __init__(
         self,
         source: Source,
-        members: dict[str, str] | None = None,
+        members: dict[str, Endings] | None = None,
         clean: dict[str, Cleaner] | None = None,
         missing: Literal["error", "keep"] = "error",
         cache: bool = True,
@@ -136,13 +139,16 @@ class SourceSamples(Samples):
 
     def _uncached(self, split: str, reader: RawReader) -> RawDataset:
         records = RecordsInMemory(list(self.source.samples(split)))
-        for name, member in reader.members.items():
-            lacking = (~records.has(member)).nonzero()[:, 0].tolist()
+        samples = RawDataset(records, reader)
+        for name, mask in samples.has.items():
+            lacking = (~mask).nonzero()[:, 0].tolist()
             if lacking and self.missing == "error":
                 raise ValueError(
-                    f"{records.name(lacking[0])} has no member .{member} for {name!r}; may it? missing: keep"
+                    f"{records.name(lacking[0])} has no member {title_of(reader.members[name])} for {name!r}; may it? "
+                    "missing: keep"
                 )
-        return RawDataset(records, reader)
+        rank_zero_only(print)(f"{split}: {samples.summary}")
+        return samples
 
     def _encode(self, split: str, reader: RawReader, device: torch.device) -> StoredDataset:
         from rich.progress import track
@@ -188,6 +194,11 @@ class StoredDataset(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    @property
+    def summary(self) -> str:
+        """How many samples there are, and how many of them lack each modality."""
+        return _summary(len(self), self.tensors.having(torch.arange(len(self))))
 
     def everything(self) -> dict[str, Tensor]:
         """All stored tensors at once, ``"<modality>.<name>" -> [n, ...]``: for statistics of data that fits."""
@@ -253,8 +264,10 @@ class RawDataset(Dataset[Batch]):
 
     def __init__(self, records: Records, reader: RawReader) -> None:
         self.records, self.reader = records, reader
-        self.has = {name: records.has(member) for name, member in reader.members.items()}
-        if absent := [f".{reader.members[name]} for {name!r}" for name, mask in self.has.items() if not mask.any()]:
+        self.has = {name: self._having(endings) for name, endings in reader.members.items()}
+        if absent := [
+            f"{title_of(reader.members[name])} for {name!r}" for name, mask in self.has.items() if not mask.any()
+        ]:
             raise ValueError(
                 f"no sample has a member {' or '.join(absent)}; set `members` to the endings that they have"
             )
@@ -263,6 +276,24 @@ class RawDataset(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def _having(self, endings: list[str]) -> Tensor:
+        """Which samples have one of these members.
+
+        Raises:
+            ValueError: if one has several; names it.
+        """
+        counts = torch.stack([self.records.has(ending).int() for ending in endings]).sum(0)
+        if len(twice := (counts > 1).nonzero()):
+            raise ValueError(f"{self.records.name(int(twice[0]))} has several of {title_of(endings)}; it may have one")
+        return counts > 0
+
+    @property
+    def summary(self) -> str:
+        """How many samples there are, how many of them lack each modality, and how many are left out."""
+        left_out = len(self.records) - len(self)
+        text = _summary(len(self), self.having(torch.arange(len(self))))
+        return text + f"; left out: {left_out} that have none of {', '.join(self.has)}" * bool(left_out)
 
     def __getitem__(self, place: Place) -> Batch:
         rows = self.rows[place.rows].tolist()
@@ -276,13 +307,17 @@ class RawDataset(Dataset[Batch]):
         return Batch(place.index, place.step, raws=raws, present=present, size=size, num_present=counts)
 
     def having(self, rows: Tensor) -> dict[str, Tensor]:
-        """Modality → bool ``[b]``, whether there is a member. What cleaning leaves nothing of is among them."""
+        """Modality → bool ``[b]``, whether there is a member, though empty or cleaned to nothing."""
         return {name: mask[self.rows[rows]] for name, mask in self.has.items()}
 
     def _raw(self, name: str, row: int) -> Raw | None:
-        data = self.records.member(row, self.reader.members[name])
         try:
-            return None if data is None else self.reader.read(name, data)
+            for ending in self.reader.members[name]:
+                if (data := self.records.member(row, ending)) is not None:
+                    return self.reader.read(name, ending, data)
+            return None
+        except EmptyRaw:
+            return None
         except ValueError as error:
             raise ValueError(f"{self.records.name(row)}, {error}") from error
 
@@ -292,13 +327,13 @@ class RawDataset(Dataset[Batch]):
             having = self.has[name].nonzero()[:, 0]
             raw = next((raw for row in having if (raw := self._raw(name, int(row))) is not None), None)
             if raw is None:
-                raise ValueError(f"cleaning leaves nothing of any sample of {name!r}")
+                raise ValueError(f"cleaning leaves nothing of any sample of {name!r}, or every member is empty")
             self.stand_ins[name] = raw
         return self.stand_ins[name]
 
 
 def _reader(
-    codecs: Mapping[str, Codec], members: Mapping[str, str] | None, clean: Mapping[str, Cleaner] | None
+    codecs: Mapping[str, Codec], members: Mapping[str, Endings] | None, clean: Mapping[str, Cleaner] | None
 ) -> RawReader:
     """What reads raw samples for a model's codecs.
 
@@ -313,6 +348,15 @@ def _reader(
     return RawReader(codecs, members, clean)
 
 
+def _place(where: Where) -> str:
+    return where if isinstance(where, str) else ", ".join(where)
+
+
+def _summary(num: int, having: Mapping[str, Tensor]) -> str:
+    lacking = {name: int((~mask).sum()) for name, mask in having.items()}
+    return f"{num} samples" + "".join(f", {count} without {name}" for name, count in lacking.items() if count)
+
+
 def _counts(place: Place, having: Callable[[Tensor], dict[str, Tensor]]) -> tuple[int, dict[str, int]]:
     """Samples in the global batch, and modality → how many of them have it."""
     batch = place.rows if place.batch is None else place.batch
@@ -322,9 +366,14 @@ def _counts(place: Place, having: Callable[[Tensor], dict[str, Tensor]]) -> tupl
 def _settled(described: Mapping[str, Any], codec: Codec) -> dict[str, Any]:
     """A described codec with one spelling of each path: a model directory says ``runs/model/../weights``."""
     return {
-        key: os.path.normpath(value) if key in codec.weights and isinstance(value, str) else value
+        key: _spelt(value) if key in codec.weights and isinstance(value, str) else value
         for key, value in described.items()
     }
+
+
+def _spelt(path: str) -> str:
+    found = Path(path).expanduser()
+    return os.path.relpath(found.resolve()) if found.exists() else os.path.normpath(path)
 
 
 def _warn_of_other_codecs(where: str | list[str], codecs: Mapping[str, Codec]) -> None:

@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,14 @@ MANIFEST = "manifest.json"
 STORED = "safetensors"
 """The shard member that holds a sample's stored tensors."""
 
+OWNER = "unidiff"
+"""User and group of every member that is written here."""
+
 Members = Mapping[str, Any]
 """One sample of a shard: member ending (``png``, ``txt``, ``json``) → bytes; ``__key__`` → its name."""
+
+Endings = str | list[str]
+"""A member's ending, or several of which a sample has one: ``[jpg, jpeg, png]``. Upper and lower case are the same."""
 
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes in a shard, no samples
 
@@ -56,6 +62,29 @@ class Hashed:
         return self.stream.write(data)
 
 
+def ending_of(sample: Container[str], endings: Endings) -> str | None:
+    """The ending that a sample has, of those that its member may have; None if it has none.
+
+    Raises:
+        ValueError: if it has several.
+    """
+    found = [ending for ending in listed(endings) if ending in sample]
+    if len(found) > 1:
+        raise ValueError(f"it has {' and '.join(f'.{ending}' for ending in found)}, of which a sample may have one")
+    return found[0] if found else None
+
+
+def listed(endings: Endings) -> list[str]:
+    """Each ending once, in lower case and without a dot before it, as members are read."""
+    several = [endings] if isinstance(endings, str) else endings
+    return list(dict.fromkeys(ending.removeprefix(".").lower() for ending in several))
+
+
+def title_of(endings: Endings) -> str:
+    """An ending, or several, for a person."""
+    return " or ".join(f".{ending}" for ending in listed(endings))
+
+
 # --- writing ---
 
 
@@ -75,7 +104,7 @@ def write_shard(path: Path, samples: Iterable[Members]) -> Written:
     with replacing(path) as stream:
         hashed = Hashed(stream)
         # Fixed ownership and times: the same samples give the same bytes.
-        writer = secure_webdataset().TarWriter(hashed, encoder=False, user="unidiff", group="unidiff", mtime=0)
+        writer = secure_webdataset().TarWriter(hashed, encoder=False, user=OWNER, group=OWNER, mtime=0)
         with writer:
             for sample in samples:
                 writer.write(dict(sample))
@@ -118,6 +147,26 @@ def find_shards(folder: str | Path) -> list[Path]:
     return paths
 
 
+def endings_if_own(path: Path) -> set[str] | None:
+    """Member endings of a shard's first sample, if this package wrote the shard; None if it cannot be shown to be ours.
+
+    A shard of no samples has no endings, and nothing to lose.
+    """
+    endings: set[str] = set()
+    first = None
+    try:
+        with path.open("rb") as stream:
+            for key, ending, header, _ in walk(stream):
+                if header.uname != OWNER:
+                    return None
+                if key != (first := first or key):
+                    break
+                endings.add(ending)
+    except (OSError, tarfile.TarError, EOFError, zlib.error):
+        return None
+    return endings
+
+
 class _WholeHeader(tarfile.TarInfo):
     """A member's header that is damaged or cut off is an error: tarfile itself takes it for the archive's end."""
 
@@ -158,16 +207,45 @@ def walk(stream: Any, *, mode: str = "r|*") -> Iterator[tuple[str, str, tarfile.
                 raise tarfile.ReadError("there is more after what says that it is the end")
 
 
+class UnsortedError(ValueError):
+    """The members of a sample do not lie together in a shard."""
+
+
+class Halves:
+    """Notices samples whose members do not lie together, which reading in order takes for samples that lack some."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self._seen = name, dict[str, set[str]]()
+
+    def add(self, key: str, endings: Iterable[str]) -> None:
+        """A stretch of members of one key.
+
+        Raises:
+            UnsortedError: if an earlier stretch has others of the same key; names the sample, and how to sort.
+        """
+        added = set(endings) - {"__key__"}
+        earlier = self._seen.setdefault(key, added)
+        if earlier is not added and not earlier & added:
+            both = f".{min(earlier)} and .{min(added)}"
+            raise UnsortedError(
+                f"the shard {self.name} is not sorted: {both} of sample {key} do not lie together. Sort it: "
+                "mkdir tmp && tar -xf SHARD -C tmp && tar --sort=name -cf SHARD -C tmp ."
+            )
+        earlier |= added
+
+
 def read_samples(stream: Any, name: str) -> Iterator[dict[str, Any]]:
     """The samples of a shard's stream, members undecoded, in order.
 
     Raises:
-        ValueError: if the shard is damaged, or a sample has two members of one ending; names the shard.
+        ValueError: if the shard is damaged or not sorted, or a sample has two members of one ending; names the shard.
     """
     sample: dict[str, Any] = {}
+    halves = Halves(name)
     with naming_damage(name):
         for key, ending, header, archive in walk(stream):
             if sample and key != sample["__key__"]:
+                halves.add(sample["__key__"], sample)
                 yield sample
                 sample = {}
             if ending in sample:
@@ -175,4 +253,20 @@ def read_samples(stream: Any, name: str) -> Iterator[dict[str, Any]]:
             content: Any = archive.extractfile(header)
             sample |= {"__key__": key, ending: content.read()}
     if sample:
+        halves.add(sample["__key__"], sample)
         yield sample
+
+
+def check_sorted(rest: Iterator[Members], error: ValueError) -> None:
+    """Read on after an error, to the end of a shard, for whether its cause is that the shard is not sorted.
+
+    Raises:
+        UnsortedError: if so.
+    """
+    try:
+        for _ in rest:
+            pass
+    except UnsortedError as cause:
+        raise cause from error
+    except ValueError:
+        return  # damaged further on: the first error is told

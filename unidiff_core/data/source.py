@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from unidiff_core.data.shard import Members
 
@@ -15,6 +16,11 @@ class Source(ABC):
     @abstractmethod
     def splits(self) -> dict[str, int]:
         """Split name → number of samples."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that it reads. What is made of them is made anew when they change, and never written over them."""
+        return ()
 
     @abstractmethod
     def samples(self, split: str) -> Iterator[Members]:

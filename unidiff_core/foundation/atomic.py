@@ -40,6 +40,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def open_to_all(folder: Path) -> None:
+    """Readable for everyone: `tempfile` and safetensors leave what they make to its owner alone."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def publish(folder: Path, name: Path) -> None:
     """Give a complete folder its name, in place of one that had it. Both lie on the same disk."""
     old = name.with_name(f".{name.name}.{os.getpid()}.old")

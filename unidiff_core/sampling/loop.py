@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,9 @@ from unidiff_core.process.process import ForwardProcess, History, Past, Solver, 
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.predictor import Predictor, without
 from unidiff_core.sampling.spec import TimestepSpec
+
+ROUNDED = 9
+"""Decimal places to which shares of steps are compared, so that what is equal but for rounding is."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,9 @@ class _Sampler:
 
 
 def time_grid(spec: TimestepSpec, steps: int) -> list[list[float]]:
-    """Progress values of each segment between a spec's knots, `steps` steps in all, shared by length.
+    """Progress values of each segment between a spec's knots, `steps` steps in all.
+
+    Each segment has one step; the others are shared by length, and what does not divide goes by largest remainder.
 
     Raises:
         ValueError: if there are fewer steps than segments.
@@ -154,12 +160,18 @@ def time_grid(spec: TimestepSpec, steps: int) -> list[list[float]]:
     segments = spec.segments()
     if steps < len(segments):
         raise ValueError(f"{steps} steps are too few for {spec}, whose path has {len(segments)} segments")
-    lengths = [end - start for start, end in segments]
-    bounds = list(itertools.accumulate((length / sum(lengths) * steps for length in lengths), initial=0.0))
-    edges = [round(bound) for bound in bounds]
-    counts = [max(1, after - before) for before, after in itertools.pairwise(edges)]
-    counts[counts.index(max(counts))] += steps - sum(counts)
+    counts = _shared(steps - len(segments), [end - start for start, end in segments])
     return [_evenly(start, end, count) for (start, end), count in zip(segments, counts, strict=True)]
+
+
+def _shared(rest: int, lengths: Sequence[float]) -> list[int]:
+    """One for each length, and `rest` more by largest remainder; of equal remainders the first."""
+    quotas = [round(length / sum(lengths) * rest, ROUNDED) for length in lengths]
+    counts = [1 + math.floor(quota) for quota in quotas]
+    by_remainder = sorted(range(len(lengths)), key=lambda i: math.floor(quotas[i]) - quotas[i])
+    for i in by_remainder[: rest + len(lengths) - sum(counts)]:
+        counts[i] += 1
+    return counts
 
 
 def _evenly(start: float, end: float, count: int) -> list[float]:

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Role = Literal["solve", "hold"]
@@ -52,6 +52,9 @@ class Path:
         return times[0] < 1 if self.role == "solve" else min(times) < 1
 
 
+NEAR = 1e-9
+"""Knots nearer than this, in progress, are at one place."""
+
 IGNORED = Path("hold", ((0.0, 1.0),))
 """Held at T: pure noise. The path of a modality that is neither named nor supplied."""
 
@@ -87,7 +90,8 @@ class TimestepSpec:
             modalities: names of all modalities; those that the spec does not name are ignored.
 
         Raises:
-            SpecError: if it names an unknown modality or one twice, solves nothing, or has a time outside [0, 1].
+            SpecError: if it names an unknown modality or one twice, solves nothing, has a time outside [0, 1], or two
+                knots of a path at one progress.
         """
         known = list(modalities)
         if isinstance(spec, TimestepSpec):
@@ -102,6 +106,7 @@ class TimestepSpec:
             _known_name(name, known)
         if not any(path.role == "solve" for path in paths.values()):
             raise SpecError(f"the timestep spec {spec!r} solves nothing; name what to sample, of {', '.join(known)}")
+        paths = _joined(paths)
         return cls({name: paths.get(name, IGNORED) for name in known})
 
     def _names(self, role: Role) -> tuple[str, ...]:
@@ -163,6 +168,21 @@ class TimestepSpec:
 
         sides = (", ".join(map(term, side)) for side in (self.solved, self.held))
         return " | ".join(side for side in sides if side)
+
+
+def _joined(paths: Mapping[str, Path]) -> dict[str, Path]:
+    """The same paths, with knots that lie nearer than rounding (0.3 and 0.1 + 0.2) at one progress."""
+    places: dict[float, float] = {}
+    last = -1.0
+    for place in sorted({0.0, 1.0} | {place for path in paths.values() for place, _ in path.knots}):
+        last = places[place] = last if place - last < NEAR else place
+    if last != 1.0:  # something just below the end
+        places = {place: 1.0 if joined == last else joined for place, joined in places.items()}
+    joined = {name: replace(path, knots=tuple((places[p], t) for p, t in path.knots)) for name, path in paths.items()}
+    for name, path in joined.items():
+        if any(a == b for (a, _), (b, _) in itertools.pairwise(path.knots)):
+            raise SpecError(f"two knots of {name!r} are at one progress, but for rounding: {list(paths[name].knots)}")
+    return joined
 
 
 def _known_name(name: str, known: Sequence[str]) -> str:

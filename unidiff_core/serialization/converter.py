@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unidiff_core.foundation.atomic import publish
+from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.serialization.description import Pretrained
-from unidiff_core.serialization.model_directory import CONFIG, save
+from unidiff_core.serialization.model_directory import is_model_directory, save
 
 
 @dataclass
@@ -101,7 +101,7 @@ def import_model(converter: Converter, source: Path, out: Path, *, overwrite: bo
         ValueError: if the source does not hold such a model, or if `out` is taken.
     """
     report = Report()
-    with new_folder(out, overwrite=overwrite, is_ours=lambda folder: (folder / CONFIG).is_file()) as folder:
+    with new_folder(out, overwrite=overwrite, is_ours=is_model_directory) as folder:
         model = converter.read(source, folder, report)
         report.terms = model.description.terms
         save(folder, model.description, model.state)
@@ -132,21 +132,17 @@ def new_folder(out: Path, *, overwrite: bool, is_ours: Callable[[Path], bool]) -
     Raises:
         ValueError: if `out` is there and may not be replaced.
     """
+    if out.exists() and not (out.is_dir() and is_ours(out)):
+        raise ValueError(
+            f"{out} is already there and not what this command writes, so it is not replaced; give another folder"
+        )
     if out.exists() and not overwrite:
         raise ValueError(f"{out} is already there; give another folder, or --overwrite to replace it")
-    if out.exists() and not (out.is_dir() and is_ours(out)):
-        raise ValueError(f"{out} is not what this command writes, so it is not replaced; give another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield partial
-        _open_to_all(partial)
+        open_to_all(partial)
         publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _open_to_all(folder: Path) -> None:
-    """Readable for everyone: `tempfile` and safetensors leave what they make to its owner alone."""
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)

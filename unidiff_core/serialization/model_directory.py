@@ -36,8 +36,8 @@ def _config_of(description: Description, folder: Path, registry: Registry) -> di
     for name, modality in description.modalities.items():
         codec = describe(modality.codec, registry)
         for field in type(modality.codec).weights:
-            if codec[field] is not None and Path(codec[field]).exists():
-                codec[field] = os.path.relpath(codec[field], folder)
+            if codec[field] is not None and (path := Path(codec[field]).expanduser()).exists():
+                codec[field] = _relative(path, folder)
         process = describe(modality.process, registry)
         modalities[name] = {"codec": codec, "process": process, "weight": modality.weight}
     licence = {"licence": description.licence, "sources": list(description.sources)} if description.licence else {}
@@ -48,6 +48,11 @@ def _config_of(description: Description, folder: Path, registry: Registry) -> di
         "backbone": description.backbone,
         "balance": description.balance,
     }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path that leads from a folder to another, whatever links lead to either; a link at its end stays one."""
+    return os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -75,7 +80,7 @@ def save(
     Raises:
         ValueError: if a codec, process or backbone is of a class that no plugin registered.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     config = _config_of(description, folder, load_plugins())
     _write(folder / MODEL, state)
@@ -98,6 +103,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise ModelDirectoryError(f"{path} has format {found!r}; this version reads format {FORMAT}")
     return config
+
+
+def is_model_directory(folder: str | Path) -> bool:
+    """Whether a folder's configuration is one that `save` writes."""
+    try:
+        _read_config(Path(folder))
+    except (ModelDirectoryError, OSError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _codec(config: dict[str, Any], folder: Path, registry: Registry, *, allow_hub: bool) -> Codec:
@@ -124,7 +138,7 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
         ModelDirectoryError: if the configuration is missing or damaged.
         UnknownNameError: if it names a class that no installed plugin registered.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     registry = load_plugins()
     config = _read_config(folder)
     modalities = {
@@ -157,8 +171,9 @@ def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_
 
 
 def _weights_path(folder: str | Path, weights: Literal["ema", "model"]) -> Path:
-    average = Path(folder) / AVERAGE
-    return average if weights == "ema" and average.is_file() else Path(folder) / MODEL
+    folder = Path(folder).expanduser()
+    average = folder / AVERAGE
+    return average if weights == "ema" and average.is_file() else folder / MODEL
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,7 +18,7 @@ class ModelDirectory(pl.Callback):
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
+        self.folder = str(Path(folder).expanduser())
 
     def _save(self, trainer: pl.Trainer, module: Any) -> None:
         average = next((row.average for row in trainer.callbacks if isinstance(row, EMA)), None)  # type: ignore[attr-defined]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unidiff_codecs.image import square
-from unidiff_core import Batches, Columns, ShardData, read_having
+from unidiff_codecs.picture import open_image
+from unidiff_codecs.text import check_text, decoded
+from unidiff_core import Batches, Columns, ShardData
+from unidiff_core.data.shard import Endings
 
 
 class ImageData(ShardData):
@@ -23,23 +24,29 @@ class ImageData(ShardData):
         size: images are cropped and resized to this side, pixels.
         batch_size: samples per step.
         holdout: share that is held out, 0..1.
-        image: member that holds the image. Samples without one are left out.
+        image: ending of the member that holds the image, or several: ``[jpg, jpeg, png]``. Samples
+            without one are left out.
         seed: of the order.
     """
 
     def __init__(
-        self, folder: str, size: int, batch_size: int = 128, holdout: float = 0.05, image: str = "png", seed: int = 0
+        self,
+        folder: str,
+        size: int,
+        batch_size: int = 128,
+        holdout: float = 0.05,
+        image: Endings = "png",
+        seed: int = 0,
     ) -> None:
         super().__init__(folder, batch_size, holdout, seed)
         self.size, self.image = size, image
 
     def read(self) -> Columns:
         """``image``: uint8 ``[n, 3, size, size]``."""
-        return {"image": _stacked([self._pixels(row) for row in read_having(self.folder, self.image)])}
+        return {"image": _stacked([pixels for (pixels,) in self.parsed((self.image, self._pixels))])}
 
-    def _pixels(self, row: dict[str, bytes]) -> np.ndarray:
-        image = Image.open(io.BytesIO(row[self.image])).convert("RGB")
-        return np.asarray(square(image, self.size)).transpose(2, 0, 1)
+    def _pixels(self, content: bytes) -> np.ndarray:
+        return np.asarray(square(open_image(content), self.size)).transpose(2, 0, 1)
 
 
 class PairData(ImageData):
@@ -50,8 +57,9 @@ class PairData(ImageData):
         size: images are cropped and resized to this side, pixels.
         batch_size: samples per step.
         holdout: share that is held out, 0..1.
-        image: member that holds the image. Samples that lack it or the caption are left out.
-        text: member that holds the caption.
+        image: ending of the member that holds the image, or several: ``[jpg, jpeg, png]``. Samples
+            that lack it or the caption are left out.
+        text: ending of the member that holds the caption.
         seed: of the order.
     """
 
@@ -61,8 +69,8 @@ class PairData(ImageData):
         size: int,
         batch_size: int = 128,
         holdout: float = 0.05,
-        image: str = "png",
-        text: str = "txt",
+        image: Endings = "png",
+        text: Endings = "txt",
         seed: int = 0,
     ) -> None:
         super().__init__(folder, size, batch_size, holdout, image, seed)
@@ -70,9 +78,8 @@ class PairData(ImageData):
 
     def read(self) -> Columns:
         """``image``: uint8 ``[n, 3, size, size]``; ``text``: n captions."""
-        rows = read_having(self.folder, self.image, self.text)
-        images, texts = zip(*((self._pixels(row), _caption(row[self.text])) for row in rows), strict=True)
-        return {"image": _stacked(images), "text": list(texts)}
+        rows = list(self.parsed((self.image, self._pixels), (self.text, _caption)))
+        return {"image": _stacked([image for image, _ in rows]), "text": [text for _, text in rows]}
 
 
 class CaptionData(ShardData):
@@ -83,7 +90,7 @@ class CaptionData(ShardData):
         batch_size: captions per step.
         holdout: share that is held out, 0..1.
         repeats: how often an epoch shows each caption; an epoch of a short list would be over in no time.
-        text: member that holds the caption. Samples without one are left out.
+        text: ending of the member that holds the caption. Samples without one are left out.
         seed: of the order.
     """
 
@@ -93,7 +100,7 @@ class CaptionData(ShardData):
         batch_size: int = 128,
         holdout: float = 0.05,
         repeats: int = 1,
-        text: str = "txt",
+        text: Endings = "txt",
         seed: int = 0,
     ) -> None:
         super().__init__(folder, batch_size, holdout, seed)
@@ -101,7 +108,7 @@ class CaptionData(ShardData):
 
     def read(self) -> Columns:
         """``text``: the distinct captions, sorted."""
-        return {"text": sorted({_caption(row[self.text]) for row in read_having(self.folder, self.text)})}
+        return {"text": sorted({text for (text,) in self.parsed((self.text, _caption))})}
 
     def is_held_out(self, columns: Columns, num: int) -> list[bool]:
         """By a hash of the caption."""
@@ -116,11 +123,13 @@ class CaptionData(ShardData):
 
 
 def _stacked(images: Sequence[np.ndarray]) -> Tensor:
+    if not images:
+        raise ValueError("no sample is left to train on")
     return torch.from_numpy(np.stack(images))
 
 
 def _caption(data: bytes) -> str:
-    return data.decode("utf-8").strip()
+    return check_text(decoded(data)).strip()
 
 
 def _fraction(text: str) -> float:

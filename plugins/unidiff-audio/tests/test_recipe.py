@@ -7,8 +7,9 @@ import yaml
 
 from unidiff_core.cli import encode, evaluate, shards
 from unidiff_core.cli.fit import UniDiffuserCLI
-from unidiff_core.data.shard import write_shard
+from unidiff_core.data.shard import write_manifest, write_shard
 from unidiff_core.sampling.spec import TimestepSpec
+from unidiff_core.serialization.description import describe_codecs
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "digits_audio"
 
@@ -41,8 +42,11 @@ def test_the_model_is_made_of_the_codecs_that_encode(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     codecs, fitted = read("encode")["codecs"], read("fit")
     assert fitted["model"]["modalities"].keys() == codecs.keys()
-    write_shard(Path("nothing.tar"), [])  # encoding no sample loads no network, and records the codecs
-    encode.run(["-c", str(RECIPE / "encode.yaml"), f"--folders={{nothing.tar: {fitted['data']['train']}}}"])
+    parser = encode._parser()
+    made = parser.instantiate_classes(parser.parse_args(["-c", str(RECIPE / "encode.yaml")])).codecs
+    latents = Path(fitted["data"]["train"])
+    written = write_shard(latents / "00000.tar", [])  # no sample, so that no network is loaded
+    write_manifest(latents, [written], codecs=describe_codecs(made))  # as `encode` records them
     model = UniDiffuserCLI("fit", ["-c", str(RECIPE / "fit.yaml")]).model
     for name, row in codecs.items():
         codec = model.modalities[name].codec

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from unidiff_audio.autoencoder import MelAutoencoder
 from unidiff_audio.vocoder import GriffinLimVocoder
-from unidiff_core import Batches, Columns, NetworkTraining, ShardData, Waveform, read_having
+from unidiff_core import Batches, Columns, NetworkTraining, ShardData, Waveform
 from unidiff_core.codec.waveform import fitted, from_wav, to_wav
 
 SHOWN = 12
@@ -45,13 +45,10 @@ class AudioData(ShardData):
 
     def read(self) -> Columns:
         """``sound``: float32 ``[n, samples]``."""
-        return {"sound": torch.stack([self._fitted(row) for row in read_having(self.folder, self.member)])}
+        return {"sound": torch.stack([sound for (sound,) in self.parsed((self.member, self._fitted))])}
 
-    def _fitted(self, row: dict[str, bytes]) -> Tensor:
-        try:
-            return fitted(from_wav(row[self.member]), self.rate, round(self.seconds * self.rate))
-        except ValueError as error:
-            raise ValueError(f"sample {row['__key__']!r} of {self.folder}: {error}") from error
+    def _fitted(self, content: bytes) -> Tensor:
+        return fitted(from_wav(content), self.rate, round(self.seconds * self.rate))
 
 
 class MelAutoencoderTraining(NetworkTraining):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from unidiff_core import Waveform
 from unidiff_core.codec.waveform import BLOCK, fitted, from_wav, to_wav
@@ -148,3 +150,25 @@ def test_resampling_without_torchaudio_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchaudio.functional", None)
     with pytest.raises(ValueError, match="a sound of 8000 Hz is resampled by torchaudio: pip install it"):
         fitted(tone(), 16000, 1024)
+
+
+@pytest.mark.parametrize("old", [44101, 47999, 7919, 192000, 2**31 - 1])
+def test_the_work_of_an_unusual_rate_is_bounded(old):
+    pytest.importorskip("torchaudio")
+    sound = Waveform(np.sin(2 * np.pi * 440 * np.arange(min(old, 200_000)) / old), old)
+    started = time.monotonic()
+    samples = fitted(sound, 8000, 4000).numpy()
+    assert time.monotonic() - started < 2
+    if old < 200_000:
+        expected = np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
+        assert abs(samples - expected)[50:-50].max() < 2 * np.pi * 440 * 0.5 / 4096, "no more off than is said"
+
+
+@pytest.mark.parametrize("old", [44100, 48000, 11025, 4000])
+def test_cutting_before_resampling_changes_nothing(old):
+    resample = pytest.importorskip("torchaudio").functional.resample
+    noise = np.random.default_rng(0).uniform(-1, 1, 3 * old)
+    with pytest.warns(UserWarning, match="a sound of 3 s is cut at the 0.5 s"):
+        samples = fitted(Waveform(noise, old), 8000, 4000)
+    whole = resample(torch.from_numpy(noise).float(), old, 8000)[:4000]
+    assert (samples - whole).abs().max() < 1e-6

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 
 from unidiff_core.data import shard
+from unidiff_core.data.index import open_index
 from unidiff_core.data.location import Shard, list_shards, local_path, open_shard, read_shards
 from unidiff_core.data.shard import read_samples, write_shard, write_shards
 from unidiff_core.foundation.atomic import replacing
@@ -200,3 +201,8 @@ def test_webdataset_itself_stays_secure(monkeypatch):
     monkeypatch.delenv("WDS_SECURE", raising=False)
     shard.secure_webdataset()
     assert os.environ["WDS_SECURE"] == "1"
+
+
+def test_a_local_copy_is_indexed_and_trained_on(remote):
+    index = open_index("simplecache::memory://bucket/*.tar")
+    assert len(index) == 6 and index.member(4, "txt") == samples()[4]["txt"]

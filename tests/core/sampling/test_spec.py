@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unidiff_core.sampling.loop import time_grid
+from unidiff_core.process.gaussian.process import Gaussian
+from unidiff_core.sampling.loop import sample, time_grid
 from unidiff_core.sampling.spec import Path, SpecError, TimestepSpec
 
 NAMES = ("image", "text", "audio")
@@ -116,3 +118,42 @@ def test_the_grid_has_the_steps_asked_for_and_ends_at_the_knots(steps, knot):
     grid = time_grid(spec, steps)
     assert sum(len(part) - 1 for part in grid) == steps
     assert [part[0] for part in grid] == [0, knot] and [part[-1] for part in grid] == [knot, 1]
+
+
+UNEVEN = {
+    "image": [[0, 1], [0.49, 0]],
+    "text": [[0.49, 1], [0.98, 0]],
+    "audio": [[0.98, 1], [0.99, 0.5], [1, 0]],
+}
+
+
+def test_no_modality_of_a_path_of_several_segments_is_left_at_its_noise():
+    shapes = {f"{name}.v": (2,) for name in NAMES}
+    processes = {name: Gaussian() for name in NAMES}
+    clean = lambda latents, times: {key: torch.zeros_like(value) for key, value in latents.items()}  # noqa: E731
+    got = sample(clean, UNEVEN, processes=processes, shapes=shapes, num=3, steps=4)
+    assert all(value.abs().max() < 1e-6 for value in got.values())
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=9), st.integers(0, 40))
+def test_every_segment_has_a_step_and_the_rest_goes_by_length(lengths, rest):
+    ends = [sum(lengths[: i + 1]) / sum(lengths) for i in range(len(lengths))]
+    path = [[0, 1], *([end, i % 2] for i, end in enumerate(ends[:-1])), [1, 0.5]]
+    segments = parse({"image": path}).segments()
+    counts = [len(part) - 1 for part in time_grid(parse({"image": path}), len(segments) + rest)]
+    assert sum(counts) == len(segments) + rest and min(counts) >= 1
+    for (start, end), count in zip(segments, counts, strict=True):
+        assert abs(count - 1 - (end - start) * rest) < 1 + 1e-6
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 50, 333])
+def test_a_grid_of_one_segment_is_even(steps):
+    assert time_grid(parse("image"), steps) == [[i / steps for i in range(steps)] + [1.0]]
+
+
+def test_knots_nearer_than_rounding_are_one():
+    spec = parse({"image": [[0, 1], [0.1 + 0.2, 0]], "text": [[0.3, 1], [1 - 1e-12, 0]]})
+    assert spec.segments() == [(0, 0.3), (0.3, 1)]
+    assert spec.times(0.3) == {"image": 0, "text": 1, "audio": 1} and spec.times(1)["text"] == 0
+    with pytest.raises(SpecError, match="two knots of 'image' are at one progress"):
+        parse({"image": [[0, 1], [0.3, 0.5], [0.1 + 0.2, 0.2], [1, 0]]})

@@ -1,0 +1,139 @@
+"""Captions as people keep them beside their pictures: lines of JSON, tables, lists, other fields."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from unidiff_codecs.source import DatasetSource, FolderSource
+from unidiff_codecs.text import TextCodec
+
+from unidiff_core.cli import shards as shards_command
+from unidiff_core.data.location import read_shards
+
+from . import cases
+
+
+def written(folder, target, *options):
+    """What `unidiffuser shards` writes of a folder: caption and labels of each."""
+    source = ["--source=FolderSource", f"--source.folder={folder}", "--source.validation=0"]
+    shards_command.run([*source, *options, f"--output={target}"])
+    rows = list(read_shards(target / "train"))
+    return [row["txt"].decode() if "txt" in row else None for row in rows], [json.loads(row["json"]) for row in rows]
+
+
+def test_a_list_of_captions_is_several_captions(tmp_path):
+    folder = cases.with_metadata(tmp_path / "folder", text=lambda i: [f"a red {i}", f"the red {i}"])
+    with pytest.warns(UserWarning, match="6 of 6 samples have several captions"):
+        captions, labels = written(folder, tmp_path / "out")
+    assert captions == [f"a red {i}" for i in range(6)]
+    assert [row["text"] for row in labels] == [[f"a red {i}", f"the red {i}"] for i in range(6)]
+
+
+def test_several_lines_of_one_picture_are_several_captions(tmp_path):
+    folder = cases.with_metadata(tmp_path / "folder", text=lambda i: f"a red {i}")
+    rows = [{"file_name": f"{i}.png", "text": f"{word} red {i}"} for i in range(6) for word in ("a", "the")]
+    cases.write(folder / "metadata.jsonl", cases.jsonl(rows))
+    with pytest.warns(UserWarning, match="6 of 6 samples have several captions"):
+        captions, labels = written(folder, tmp_path / "out")
+    assert captions[2] == "a red 2" and labels[2]["text"] == ["a red 2", "the red 2"]
+
+
+@pytest.mark.parametrize("value", [5, 2.5, True, {"en": "a red"}, ["a red", 5], [["a red"]]])
+def test_what_is_no_text_is_an_error_that_names_the_row(tmp_path, value):
+    folder = cases.with_metadata(tmp_path / "folder", text=lambda i: value if i == 3 else "a red")
+    with pytest.raises(ValueError, match=r"metadata\.jsonl, line 4: a caption is a text or a list of texts, not"):
+        _ = FolderSource(str(folder)).splits
+
+
+@pytest.mark.parametrize("value", [None, "", " \n", [], [None, " "], float("nan")])
+def test_what_is_missing_is_missing(tmp_path, value):
+    folder = cases.with_metadata(tmp_path / "folder", text=lambda i: value if i == 3 else "a red")
+    with pytest.raises(ValueError, match=r"1 of 6 samples are not pairs: 3\.png \(no caption\)"):
+        _ = FolderSource(str(folder)).splits
+
+
+@pytest.mark.parametrize(("values", "says"), [([["a", "b"], ["c"]], None), ([1, 2], "row 0: a caption is a text")])
+def test_columns_of_a_data_set(tmp_path, values, says):
+    import datasets
+
+    datasets.disable_progress_bars()
+    images = [{"bytes": cases.data(cases.picture(i)), "path": None} for i in range(2)]
+    rows = datasets.Dataset.from_dict({"image": images, "text": values}).cast_column("image", datasets.Image())
+    rows.save_to_disk(tmp_path / "set")
+    source = DatasetSource(str(tmp_path / "set"), validation=0)
+    if says:
+        with pytest.raises(ValueError, match=says):
+            _ = source.splits
+        return
+    with pytest.warns(UserWarning, match="1 of 2 samples have several captions"):
+        found = list(source.samples("train"))
+    assert [row["txt"] for row in found] == [b"a", b"c"]
+    assert [json.loads(row["json"]) for row in found] == [{"text": ["a", "b"]}, {}]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_line_separators_of_unicode_are_letters_of_a_caption(tmp_path, sign):
+    rows = [{"file_name": f"{i}.png", "text": f"a red {i}{sign}on blue"} for i in range(3)]
+    folder = cases.folder(tmp_path / "folder", 3)
+    lines = [json.dumps(row, ensure_ascii=sign < " ") for row in rows]
+    cases.write(folder / "metadata.jsonl", "\n".join(lines) + "\r\n")
+    captions, _ = written(folder, tmp_path / "out")
+    assert captions == [row["text"] for row in rows]
+    codec = TextCodec()
+    for i, caption in enumerate(captions):  # a batch each
+        codec.save([caption], tmp_path, first_index=i)
+    saved = (tmp_path / "texts.jsonl").read_text().rstrip("\n").split("\n")
+    assert [json.loads(line)["text"] for line in saved] == captions
+
+
+def test_a_table_of_captions(tmp_path):
+    folder = cases.folder(tmp_path / "folder")
+    lines = "".join(f'{i}.png,"a red {i}, ""on""\nblue",{i}\n' for i in range(6))
+    cases.write(folder / "metadata.csv", "\ufefffile_name,text,score\n" + lines)
+    captions, labels = written(folder, tmp_path / "out")
+    assert captions[3] == 'a red 3, "on"\nblue' and labels[3] == {"file_name": "3.png", "score": "3"}
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("name,text\n0.png,a\n", r"has no column file_name, only name, text"),
+        ("", r"has no column file_name, only nothing"),
+        ("file_name,text\n0.png,a red, on blue\n", r"metadata\.csv, line 2 has not the 2 fields.*quote"),
+        ("file_name,text\n0.png\n", r"line 2 has not the 2 fields"),
+        ("file_name,text\nno.png,a\n", r"line 2: there is no file .*no\.png"),
+    ],
+)
+def test_a_tables_mistakes_are_named(tmp_path, table, says):
+    cases.write(cases.folder(tmp_path / "folder") / "metadata.csv", table)
+    with pytest.raises(ValueError, match=says):
+        _ = FolderSource(str(tmp_path / "folder")).splits
+
+
+def test_another_field_is_named_with_the_option_that_chooses_it(tmp_path):
+    folder = cases.with_metadata(tmp_path / "folder", caption=lambda i: f"a red {i}")
+    says = r"no field 'text' but file_name, caption: choose one, text=caption"
+    with pytest.raises(ValueError, match=says):
+        written(folder, tmp_path / "out")
+    for unpaired in ("skip", "keep"):
+        with pytest.warns(UserWarning, match=says):
+            _ = FolderSource(str(folder), unpaired=unpaired).names
+    assert written(folder, tmp_path / "out", "--source.text=caption")[0][4] == "a red 4"
+
+
+def test_what_is_hidden_is_left_out(tmp_path):
+    folder = cases.with_metadata(tmp_path / "folder", text=lambda i: f"a red {i}")
+    cases.write(folder / ".trash/metadata.jsonl", cases.jsonl([{"file_name": "gone.png", "text": "gone"}]))
+    assert written(folder, tmp_path / "out")[0] == [f"a red {i}" for i in range(6)]
+
+
+def test_metadata_of_a_folder_above_and_outside(tmp_path):
+    folder = cases.folder(tmp_path / "folder/a")
+    cases.folder(tmp_path / "b")
+    rows = [{"file_name": f"../a/{i}.png", "text": f"a red {i}"} for i in range(6)]
+    cases.write(folder.parent / "meta/metadata.jsonl", cases.jsonl(rows))
+    assert written(folder.parent, tmp_path / "out")[0][5] == "a red 5"
+    cases.write(folder.parent / "meta/metadata.jsonl", cases.jsonl([{"file_name": "../../b/0.png", "text": "a red"}]))
+    with pytest.raises(ValueError, match=r"line 1: .*b/0\.png is not in "):
+        _ = FolderSource(str(folder.parent)).splits
