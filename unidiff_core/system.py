@@ -385,7 +385,13 @@ class UniDiffuser(pl.LightningModule):
         backbone = describe(self.backbone, load_plugins())
         return Description(self.modalities, backbone, self.objective.balance, self.licence, self.sources)
 
-    def save_pretrained(self, folder: str | Path, *, average: Mapping[str, Tensor] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        average: Mapping[str, Tensor] | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write a model directory. Adapters are merged, so that whoever loads it need not know of them.
 
         Where parameters are distributed over processes, all processes call it and the first one writes.
@@ -393,6 +399,7 @@ class UniDiffuser(pl.LightningModule):
         Args:
             folder: made if it is not there.
             average: the EMA's parameters by name.
+            training: what the weights are of, for the record: ``step`` and ``checkpoint``.
 
         Raises:
             ValueError: if a codec, process or backbone is of a class that no plugin registered.
@@ -402,7 +409,7 @@ class UniDiffuser(pl.LightningModule):
         averaged = gathered(average or {}, keeps=writes)
         if writes:
             mean = merged(state | averaged, self) if averaged else None
-            save(folder, self.description, merged(state, self), average=mean)
+            save(folder, self.description, merged(state, self), average=mean, training=training)
 
     @classmethod
     def from_pretrained(

@@ -99,6 +99,8 @@ def arguments(shards, tmp_path):
 
 
 def test_fit_codec_exports_once_and_on_request_again(arguments, tmp_path, capsys):
+    run([*arguments, "--trainer.fast_dev_run=true"])
+    assert not list(tmp_path.glob("ae*/*"))
     run(arguments)
     metrics = json.loads((tmp_path / "ae/metrics.json").read_text())
     assert metrics["latent_numbers"] == 2 * 16 * 16

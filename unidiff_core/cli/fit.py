@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
 
@@ -59,9 +59,11 @@ class UniDiffuserCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """With a progress bar of steps, unless none is wanted."""
+        """With a progress bar of steps, unless none is wanted; without checkpoints in a `fast_dev_run`."""
         given = self.config_init["trainer"]
         callbacks = given.callbacks or []
+        if given.fast_dev_run:  # leaves nothing behind; Lightning still writes last.ckpt at the end
+            callbacks = options["callbacks"] = [row for row in callbacks if not isinstance(row, Checkpoint)]
         if given.enable_progress_bar is not False and not any(isinstance(row, ProgressBar) for row in callbacks):
             options["callbacks"] = [*callbacks, StepProgressBar()]
         return super().instantiate_trainer(**options)
@@ -84,6 +86,11 @@ class UniDiffuserCLI(LightningCLI):
                 modalities[name].init_args.codec = codec
 
     @property
+    def _is_dry(self) -> bool:
+        """Whether this is a `fast_dev_run`: a few steps from the start, of which nothing is kept."""
+        return bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+    @property
     def checkpoint(self) -> str | None:
         """The checkpoint to go on from; None if there is none yet.
 
@@ -91,6 +98,8 @@ class UniDiffuserCLI(LightningCLI):
             ValueError: if it is a URL, or a path at which there is nothing.
         """
         path = self.config.get("ckpt_path")
+        if path == "last" and self._is_dry:
+            return None
         if path == "last":
             folders = [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
             found = [file for folder in folders if folder for file in Path(folder).glob("last*.ckpt")]
@@ -117,7 +126,7 @@ class UniDiffuserCLI(LightningCLI):
 
     def _save_last(self) -> None:
         """Keep the end of the run, whatever the interval of its checkpoints: what is finished stays finished."""
-        for callback in self.trainer.checkpoint_callbacks:
+        for callback in self.trainer.checkpoint_callbacks if not self._is_dry else ():
             if getattr(callback, "save_last", False):
                 self.trainer.save_checkpoint(Path(getattr(callback, "dirpath")) / "last.ckpt")  # noqa: B009
 

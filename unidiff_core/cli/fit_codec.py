@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.cli.option import named
@@ -59,6 +59,11 @@ def run(argv: Sequence[str]) -> None:
     load_plugins()
     cli = _parse(argv)
     output = Path(cli.config.output)
+    if getattr(cli.trainer, "fast_dev_run", False):
+        _drop_checkpoints(cli.trainer)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        print("fast_dev_run: nothing is kept")
+        return
     if output.is_dir() and not cli.config.overwrite:
         _explain_skip(output, cli.recipe())
         return
@@ -113,11 +118,15 @@ def _prepare(work: Path, recipe: str) -> Path:
     return work
 
 
+def _drop_checkpoints(trainer: Any) -> None:
+    trainer.callbacks = [row for row in trainer.callbacks if not isinstance(row, Checkpoint)]
+
+
 def _train(cli: CodecCLI, work: Path) -> None:
     trainer: Trainer = cli.trainer
     keep = ModelCheckpoint(dirpath=work, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    others = [callback for callback in trainer.callbacks if not isinstance(callback, ModelCheckpoint)]  # type: ignore[attr-defined]
-    trainer.callbacks = [*others, keep]  # type: ignore[attr-defined]
+    _drop_checkpoints(trainer)
+    trainer.callbacks.append(keep)  # type: ignore[attr-defined]
     last = work / CHECKPOINT
     if last.is_file():
         print(f"going on from {last}")

@@ -209,6 +209,30 @@ def test_a_start_is_a_folder_and_what_is_done_with_it(capsys):
     assert "folder" in refused(capsys, "--model.start.lora=LoRA")
 
 
+def files(folder):
+    """Path → content of every file."""
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+CHECKPOINTS = (
+    "--trainer.enable_checkpointing=true",
+    "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {dirpath: run, save_last: true}}",
+    "--ckpt_path=last",
+)
+
+
+def test_a_fast_dev_run_leaves_what_is_there(capsys):
+    latents("latents", CODECS)
+    parsed(*CHECKPOINTS, "--trainer.fast_dev_run=true").run()
+    assert not Path("run").exists()
+    parsed(*CHECKPOINTS).run()
+    kept = files("run")
+    assert Path("run/last.ckpt") in kept
+    dry = parsed(*CHECKPOINTS, "--trainer.fast_dev_run=2")
+    dry.run()
+    assert files("run") == kept and dry.trainer.global_step == 2
+
+
 # --- laws ---
 
 
