@@ -35,6 +35,7 @@ from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import Warmup
 from unidiff_core.training.objective import Objective, mean_of
+from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
 from unidiff_core.training.start import Start
 
@@ -158,7 +159,7 @@ class UniDiffuser(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
         given = {type(row) for row in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [make() for make in (Resume,) if make not in given]
+        return [make() for make in (Resume, Requeue) if make not in given]
 
     def configure_optimizers(self) -> Any:
         """Optimizer over what is trainable, and its schedule by step."""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
+from pytorch_lightning.utilities import rank_zero_only
 
 from unidiff_core.cli.option import named
 from unidiff_core.cli.progress import StepProgressBar
@@ -22,6 +22,7 @@ from unidiff_core.data.module import OrderedData
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
 from unidiff_core.training.fsdp import FSDP2
+from unidiff_core.training.newest import NEEDED, newest_verified, verify
 
 DESCRIPTION = """{what}
 
@@ -101,10 +102,8 @@ class UniDiffuserCLI(LightningCLI):
         if path == "last" and self._is_dry:
             return None
         if path == "last":
-            folders = [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
-            found = [file for folder in folders if folder for file in Path(folder).glob("last*.ckpt")]
-            if found:
-                return str(max(found, key=lambda file: file.stat().st_mtime))
+            if found := self._newest():
+                return found
             path = self.config.get("begin_from")
         if path and "://" in path:
             raise ValueError(f"{path}: a checkpoint is not read from a URL; download it and give its path")
@@ -112,12 +111,25 @@ class UniDiffuserCLI(LightningCLI):
             raise ValueError(f"the checkpoint {path}: no such file")
         return path
 
+    def _newest(self) -> str | None:
+        """The newest checkpoint of this run that verifies, by whatever callback or signal it was written."""
+        root = Path(self.trainer.default_root_dir)
+        folders = {
+            getattr(callback, "dirpath", None) or root / "checkpoints" for callback in self.trainer.checkpoint_callbacks
+        }
+        found = {file for folder in folders for file in Path(folder).glob("*.ckpt")}
+        found |= {file for pattern in ("hpc_ckpt_*.ckpt", "last*.ckpt") for file in root.glob(pattern)}
+        newest, skipped = newest_verified({file.resolve() for file in found}, self.model)
+        for sentence in skipped:
+            rank_zero_only(print)(sentence)
+        return str(newest) if newest else None
+
     def run(self) -> None:
         """Run the command, opening no pickle beyond tensors and plain data."""
         method: Any = getattr(self.trainer, self.command)
         checkpoint = self.checkpoint
         if checkpoint and Path(checkpoint).is_file():
-            check_checkpoint(checkpoint, self.model)
+            verify(checkpoint, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])
         method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         if self.command == "fit":
             self._save_last()
@@ -171,29 +183,6 @@ def _as_option(config: Any, kind: type = object) -> Any:
         return fields
     cls = load_plugins().find(config["class"], kind)
     return Namespace(class_path=f"{cls.__module__}.{cls.__qualname__}", init_args=Namespace(**fields))
-
-
-def check_checkpoint(path: str, model: UniDiffuser) -> None:
-    """Look at a checkpoint before anything is done with it; its tensors are mapped, not read.
-
-    Raises:
-        ValueError: if it is not a checkpoint of tensors and plain data, or not of this model.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except Exception as error:  # torch names a dozen kinds of damage
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}); give one that `fit` wrote"
-        ) from error
-    own = model.state_dict()
-    wrong = [name for name in own if name not in state or state[name].shape != own[name].shape] + [
-        name for name in state if name not in own
-    ]
-    if wrong:
-        raise ValueError(
-            f"the checkpoint {path} is of another model: {len(wrong)} tensors differ, {', '.join(wrong[:3])}, … ; "
-            "remove it to start over, or change the configuration back"
-        )
 
 
 def prepare() -> None:

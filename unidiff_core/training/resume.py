@@ -53,6 +53,7 @@ class Resume(pl.Callback):
         """Put the settings back, and tell what has changed."""
         if self._callbacks is None:
             return
+        _agree(trainer)
         then = settings(trainer) | self._then
         for name, value in self._now.items():
             if name in then and _comparable(then[name]) != _comparable(value):
@@ -83,6 +84,20 @@ class Resume(pl.Callback):
                     changed = True
                 group.update({name: value for name, value in configured.items() if name not in _NO_SETTING})
         return changed
+
+
+def _agree(trainer: pl.Trainer) -> None:
+    """All processes go on from the same step: a shared folder may lag, and show them different checkpoints.
+
+    Raises:
+        ValueError: on every process that has another step than the first.
+    """
+    first: int = trainer.strategy.broadcast(trainer.global_step)
+    if not trainer.strategy.reduce_boolean_decision(first == trainer.global_step):
+        raise ValueError(
+            f"process {trainer.global_rank} goes on from step {trainer.global_step} ({trainer.ckpt_path}), process 0 "
+            f"from step {first}; do all see the same folder? Give the checkpoint by its path"
+        )
 
 
 def settings(trainer: pl.Trainer) -> dict[str, Any]:

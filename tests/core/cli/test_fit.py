@@ -233,6 +233,22 @@ def test_a_fast_dev_run_leaves_what_is_there(capsys):
     assert files("run") == kept and dry.trainer.global_step == 2
 
 
+def test_last_is_the_newest_that_verifies_whoever_wrote_it(capsys):
+    latents("latents", CODECS)
+    parsed(*CHECKPOINTS).run()
+    signalled = parsed(*CHECKPOINTS, "--trainer.max_steps=3")
+    signalled.run()
+    Path("run/last.ckpt").rename("run/hpc_ckpt_1.ckpt")
+    Path("run/last-v1.ckpt").write_bytes(Path("run/hpc_ckpt_1.ckpt").read_bytes()[:999])
+    capsys.readouterr()
+    go_on = parsed(*CHECKPOINTS, "--trainer.max_steps=4")
+    assert go_on.checkpoint.endswith("run/hpc_ckpt_1.ckpt")
+    told = capsys.readouterr().out
+    assert "skipped" in told and "run/last-v1.ckpt is not a checkpoint that can be read safely" in told
+    go_on.run()
+    assert "4 steps done of max_steps 4" in capsys.readouterr().out
+
+
 # --- laws ---
 
 
