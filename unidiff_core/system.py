@@ -19,6 +19,7 @@ from unidiff_core.codec.codec import Raw, check_latent
 from unidiff_core.foundation import randomness
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.distributed import gathered
+from unidiff_core.foundation.finite import NonFiniteError, non_finite
 from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, dropped, modality_of, of_modality
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.modality import Modality
@@ -31,6 +32,7 @@ from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import SpecError, TimestepSpec
 from unidiff_core.serialization.description import Description, describe
 from unidiff_core.serialization.model_directory import load_weights, read_description, save
+from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import Warmup
@@ -159,7 +161,15 @@ class UniDiffuser(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
         given = {type(row) for row in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [make() for make in (Resume, Requeue) if make not in given]
+        return [make() for make in (SkipNonFinite, Resume, Requeue) if make not in given]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to keep weights that are not finite.
+
+        Raises:
+            NonFiniteError: if they are not.
+        """
+        check_finite(self._trainer, self.state_dict(), "the checkpoint")
 
     def configure_optimizers(self) -> Any:
         """Optimizer over what is trainable, and its schedule by step."""
@@ -339,7 +349,12 @@ class UniDiffuser(pl.LightningModule):
             num: samples b.
             options: how to sample.
             **more: what `unidiff_core.sample` takes besides, options by name among it.
+
+        Raises:
+            NonFiniteError: if a weight is NaN or infinite.
         """
+        if name := non_finite(dict(self.named_parameters())):
+            raise NonFiniteError(f"the weights are not finite, {name} for one: there is nothing to sample from them")
         conditions = self._conditions(more.pop("conditions", (options or SamplingOptions()).conditions), num)
         training = self.training
         self.eval()
@@ -404,7 +419,9 @@ class UniDiffuser(pl.LightningModule):
 
         Raises:
             ValueError: if a codec, process or backbone is of a class that no plugin registered.
+            NonFiniteError: if weights or average are not finite; what was there stays.
         """
+        check_finite(self._trainer, {**self.state_dict(), **(average or {})}, f"the model directory {folder}")
         writes = not self._trainer or self.trainer.is_global_zero
         state = gathered(self.state_dict(), keeps=writes)
         averaged = gathered(average or {}, keeps=writes)

@@ -19,6 +19,7 @@ from unidiff_core.cli.option import named
 from unidiff_core.codec.training import CodecTraining
 from unidiff_core.foundation.atomic import publish
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.training.finite import SkipNonFinite, check_finite
 
 DESCRIPTION = """Train a network that a codec loads, and export it in the form that the codec loads it from.
 
@@ -126,7 +127,7 @@ def _train(cli: CodecCLI, work: Path) -> None:
     trainer: Trainer = cli.trainer
     keep = ModelCheckpoint(dirpath=work, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     _drop_checkpoints(trainer)
-    trainer.callbacks.append(keep)  # type: ignore[attr-defined]
+    trainer.callbacks += [SkipNonFinite(), keep]  # type: ignore[attr-defined]
     last = work / CHECKPOINT
     if last.is_file():
         print(f"going on from {last}")
@@ -136,6 +137,7 @@ def _train(cli: CodecCLI, work: Path) -> None:
 
 
 def _export(model: CodecTraining, data: Any, folder: Path) -> dict[str, float]:
+    check_finite(None, model.state_dict(), str(folder))
     folder.mkdir()
     metrics = model.export(folder, data)
     (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")

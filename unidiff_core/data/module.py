@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unidiff_core.codec.codec import Codec
-from unidiff_core.data.order import GlobalOrder, InOrder, num_micro_batches
+from unidiff_core.data.order import GlobalOrder, InOrder, Place, num_micro_batches
 from unidiff_core.data.samples import Samples, StoredSamples
 from unidiff_core.foundation.batch import Batch
 
@@ -48,6 +48,7 @@ class OrderedData(pl.LightningDataModule):
         self.train, self.validation, self.samples = train, validation, samples or StoredSamples()
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.seed, self.num_workers = seed, num_workers
+        self._samples: Any = None
 
     def dataset(self, part: Part) -> Any:
         """The samples of a part, indexed by `Place`; None if there are none for validation.
@@ -64,6 +65,11 @@ class OrderedData(pl.LightningDataModule):
             if samples is None and part == "train":
                 raise ValueError(f"there is no {where!r} to train on")
             return samples
+
+    def sample_name(self, row: int) -> str:
+        """What a training sample is called, for messages: its shard and key where the samples know them."""
+        name = getattr(self._samples, "name", None)
+        return str(name(row)) if name else f"{row} of {self.train}"
 
     @property
     def processes(self) -> tuple[int, int]:
@@ -95,7 +101,7 @@ class OrderedData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Micro-batches from the trainer's present step on."""
-        samples = self.dataset("train")
+        samples = self._samples = self.dataset("train")
         rank, world = self.processes
         order = GlobalOrder(
             len(samples),
@@ -122,7 +128,19 @@ class OrderedData(pl.LightningDataModule):
         return self.val_dataloader()
 
     def _loader(self, samples: Dataset[Batch], order: Any) -> DataLoader[Batch]:
-        return DataLoader(samples, sampler=order, batch_size=None, num_workers=self.num_workers)
+        return DataLoader(Placed(samples), sampler=order, batch_size=None, num_workers=self.num_workers)
+
+
+class Placed(Dataset[Batch]):
+    """Samples whose batches say which they are."""
+
+    def __init__(self, samples: Dataset[Batch]) -> None:
+        self.samples = samples
+
+    def __getitem__(self, place: Place) -> Batch:
+        batch = self.samples[place]
+        batch.rows = place.rows
+        return batch
 
 
 @contextmanager

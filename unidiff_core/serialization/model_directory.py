@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from unidiff_core.codec.codec import Codec
 from unidiff_core.foundation.atomic import write_text
+from unidiff_core.foundation.finite import non_finite
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.modality import Modality
@@ -178,9 +179,12 @@ def _weights_path(folder: str | Path, weights: Literal["ema", "model"]) -> Path:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
+    if name := non_finite(state):
+        raise ModelDirectoryError(f"the weights {path} are not finite, {name} for one; train or copy them again")
+    return state
 
 
 def load_weights(

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from unidiff_core.foundation.distributed import gathered, laid_out_like, local
+from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.objective import at_least_float32
 
 
@@ -53,10 +54,12 @@ class EMA(pl.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Update, if the optimizer stepped."""
+        """Update, if the optimizer stepped; a step that was skipped is none."""
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
+        if any(row.skipped for row in trainer.callbacks if isinstance(row, SkipNonFinite)):  # type: ignore[attr-defined]
+            return
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         trained = self._trained(pl_module)
@@ -76,6 +79,16 @@ class EMA(pl.Callback):
         finally:
             for name, value in trained.items():
                 local(value).copy_(local(kept[name]))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse an average that is not finite.
+
+        Raises:
+            NonFiniteError: if it is not.
+        """
+        check_finite(trainer, self.average, "the checkpoint")
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: the whole average, wherever its shards lie. All processes call it; the first has it."""

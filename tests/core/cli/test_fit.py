@@ -249,6 +249,20 @@ def test_last_is_the_newest_that_verifies_whoever_wrote_it(capsys):
     assert "4 steps done of max_steps 4" in capsys.readouterr().out
 
 
+def test_a_sample_that_is_not_finite_ends_the_run_by_name(capsys, caplog):
+    latents("latents", CODECS)
+    rows = [{"a.v": torch.zeros(5), "b.v": torch.full((2,), float("nan") if i == 5 else 0.0)} for i in range(8)]
+    write_shards(Path("latents"), ({"__key__": f"{i:03d}", "safetensors": save(row)} for i, row in enumerate(rows)))
+    manifest = json.loads((Path("latents") / MANIFEST).read_text())
+    (Path("latents") / MANIFEST).write_text(json.dumps(manifest | {"codecs": CODECS}))
+    parsed(*CHECKPOINTS, "--trainer.max_steps=0").run()
+    kept = files("run")
+    said = refused(capsys, *CHECKPOINTS, "--trainer.callbacks+={class_path: SkipNonFinite, init_args: {limit: 2}}")
+    assert "was not finite in 2 steps in a row, up to step 2" in said
+    assert "samples sample 005 of " in caplog.text
+    assert files("run") == kept
+
+
 # --- laws ---
 
 
