@@ -100,7 +100,11 @@ class OrderedData(pl.LightningDataModule):
         self.trainer.accumulate_grad_batches = parts
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Micro-batches from the trainer's present step on."""
+        """Micro-batches of an epoch, from the trainer's present step on.
+
+        An epoch is as many global batches as it takes to show every sample. The last one is filled up with the first
+        samples of the next epoch, which begins after these.
+        """
         samples = self._samples = self.dataset("train")
         rank, world = self.processes
         order = GlobalOrder(
@@ -110,9 +114,13 @@ class OrderedData(pl.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world=world,
-            first_step=self.trainer.global_step if self.trainer else 0,
+            first_step=self._present_step,
+            num_steps=-(-len(samples) // self.batch_size),
         )
         return self._loader(samples, order)
+
+    def _present_step(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """The validation samples once."""
@@ -128,7 +136,24 @@ class OrderedData(pl.LightningDataModule):
         return self.val_dataloader()
 
     def _loader(self, samples: Dataset[Batch], order: Any) -> DataLoader[Batch]:
-        return DataLoader(Placed(samples), sampler=order, batch_size=None, num_workers=self.num_workers)
+        return OrderedLoader(
+            Placed(samples),
+            sampler=order,
+            batch_size=None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,  # epochs may be short
+        )
+
+
+class OrderedLoader(DataLoader[Batch]):
+    """A loader that has nothing to remember: where it goes on is the trainer's step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; it is there so that Lightning knows that resuming in mid-epoch is exact."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
 
 
 class Placed(Dataset[Batch]):
