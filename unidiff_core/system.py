@@ -22,6 +22,7 @@ from unidiff_core.foundation.distributed import gathered
 from unidiff_core.foundation.finite import NonFiniteError, non_finite
 from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, dropped, modality_of, of_modality
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.precision import full_precision
 from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import Backbone, Ports
 from unidiff_core.network.lora import merged
@@ -36,7 +37,7 @@ from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import Warmup
-from unidiff_core.training.objective import Objective, mean_of
+from unidiff_core.training.objective import Losses, Objective, mean_of, summed
 from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
 from unidiff_core.training.start import Start
@@ -103,6 +104,7 @@ class UniDiffuser(pl.LightningModule):
         )
         self.optimizer = optimizer or partial(AdamW, lr=2e-4, weight_decay=0.03, betas=(0.9, 0.9))
         self.lr_scheduler = lr_scheduler or Warmup
+        self._sums: Losses = {}
         if start:
             start.load(self, self.backbone, fresh=given.keys() - known.modalities.keys())
 
@@ -136,27 +138,53 @@ class UniDiffuser(pl.LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         """The loss of one micro-batch."""
-        return self._step(batch, "train")
+        loss, losses = self._losses(batch, "train")
+        rows = {f"train/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
+        self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
+        return loss
 
     def validation_step(self, batch: Batch) -> None:
         """The same loss, with draws that are the same at every validation."""
-        self._step(batch, "validation")
+        self._sums = summed(self._sums, self._losses(batch, "validation")[1])
 
     def test_step(self, batch: Batch) -> None:
         """As validation."""
-        self._step(batch, "test")
+        self._sums = summed(self._sums, self._losses(batch, "test")[1])
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def on_validation_epoch_start(self) -> None:
+        """Begin to sum."""
+        self._sums = {}
+
+    def on_test_epoch_start(self) -> None:
+        """As validation."""
+        self._sums = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """The loss of all samples, however they are split into batches and over processes."""
+        self._log_sums("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """As validation."""
+        self._log_sums("test")
+
+    def _log_sums(self, stage: str) -> None:
+        if not self._sums:
+            return
+        pairs = self.trainer.strategy.reduce(
+            torch.stack([torch.stack(row) for row in self._sums.values()]), None, "sum"
+        )
+        losses = {key: (error, count) for key, (error, count) in zip(self._sums, pairs, strict=True)}
+        self.log(f"{stage}/loss", self.objective.total(losses), prog_bar=True, sync_dist=True)
+        self.log_dict({f"{stage}/{key}": mean_of(*row) for key, row in losses.items()}, sync_dist=True)
+
+    def _losses(self, batch: Batch, stage: str) -> tuple[Tensor, Losses]:
         def network(latents: Latents, times: Times, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if self.objective.drops:
                 return self.network_on_kept(latents, times, kept, batch.conditions)
             return self.network(latents, times, batch.conditions)
 
-        loss, losses = self.objective(self.latents(batch, stage), batch, network, stage)
-        rows = {f"{stage}/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
-        self.log(f"{stage}/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
-        self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
-        return loss
+        return self.objective(self.latents(batch, stage), batch, network, stage)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
@@ -250,7 +278,7 @@ class UniDiffuser(pl.LightningModule):
         for name in self.modalities:
             stored = of_modality(batch.stored, name)
             if not stored:
-                with torch.no_grad():
+                with torch.no_grad(), full_precision(self.device):
                     stored = self.codec(name).encode(batch.raws[name])
             latents |= self._latent(name, stored, batch.index, f"{stage} posterior", batch.step, self.objective.seed)
         return latents
@@ -262,7 +290,8 @@ class UniDiffuser(pl.LightningModule):
             return randomness.normal(seed, purpose, f"{name}.{stream}", step, index, shape[1:])
 
         codec = self.modalities[name].codec
-        latent = codec.latent(stored, draw)
+        with full_precision(self.device):
+            latent = codec.latent(stored, draw)
         check_latent(codec, latent)
         return {f"{name}.{stream}": value.to(index.device) for stream, value in latent.items()}
 
@@ -272,14 +301,16 @@ class UniDiffuser(pl.LightningModule):
         latents: dict[str, Tensor] = {}
         for name, values in raws.items():
             index = torch.arange(first_index, first_index + len(values), device=self.device)
-            stored = self.codec(name).encode(values)
+            with full_precision(self.device):
+                stored = self.codec(name).encode(values)
             latents |= self._latent(name, stored, index, "sample posterior", 0, seed)
         return latents
 
     @torch.no_grad()
     def decode(self, latents: Latents, names: Iterable[str]) -> dict[str, list[Raw]]:
         """Latents → raw samples of the modalities `names`."""
-        return {name: self.codec(name).decode(of_modality(latents, name)) for name in names}
+        with full_precision(self.device):
+            return {name: self.codec(name).decode(of_modality(latents, name)) for name in names}
 
     # --- sampling ---
 

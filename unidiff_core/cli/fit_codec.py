@@ -69,8 +69,12 @@ def run(argv: Sequence[str]) -> None:
         _explain_skip(output, cli.recipe())
         return
     started = time.monotonic()
-    work = _prepare(output.with_name(output.name + ".partial"), cli.recipe())
+    work = output.with_name(output.name + ".partial")
+    if cli.trainer.is_global_zero:
+        _prepare(work, cli.recipe())
     _train(cli, work)
+    if not cli.trainer.is_global_zero:
+        return
     metrics = _export(cli.model, cli.datamodule, work / "export")
     (work / "export" / CONFIG).write_text(cli.recipe())
     publish(work / "export", output)
@@ -107,16 +111,19 @@ def _explain_skip(output: Path, recipe: str) -> None:
     print(f"{output} is {how}; skipped. Give --overwrite to train it again.")
 
 
-def _prepare(work: Path, recipe: str) -> Path:
-    """The folder of the unfinished training; emptied if it was of another configuration."""
-    made_with = work / CONFIG
-    if work.is_dir() and not (made_with.is_file() and made_with.read_text() == recipe):
+def _is_of(work: Path, recipe: str) -> bool:
+    """Whether the folder of an unfinished training is of this configuration."""
+    return (work / CONFIG).is_file() and (work / CONFIG).read_text() == recipe
+
+
+def _prepare(work: Path, recipe: str) -> None:
+    """Make the folder of the unfinished training; empty it if it was of another configuration. One process does."""
+    if work.is_dir() and not _is_of(work, recipe):
         print(f"{work} is of another configuration; starting over.")
         shutil.rmtree(work)
     shutil.rmtree(work / "export", ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
-    made_with.write_text(recipe)
-    return work
+    (work / CONFIG).write_text(recipe)
 
 
 def _drop_checkpoints(trainer: Any) -> None:
@@ -129,9 +136,10 @@ def _train(cli: CodecCLI, work: Path) -> None:
     _drop_checkpoints(trainer)
     trainer.callbacks += [SkipNonFinite(), keep]  # type: ignore[attr-defined]
     last = work / CHECKPOINT
-    if last.is_file():
+    goes_on = last.is_file() and _is_of(work, cli.recipe())
+    if goes_on and trainer.is_global_zero:
         print(f"going on from {last}")
-    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if goes_on else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.shard import STORED, Members
 from unidiff_core.foundation.error import reason
+from unidiff_core.foundation.precision import full_precision
 
 ERRORS = 5
 """Messages of lost samples that a tally keeps, of the first ones."""
@@ -181,7 +182,8 @@ class SampleEncoder:
             having = [i for i, raws in enumerate(batch) if name in raws]
             if not having:
                 continue
-            encoded = _encoded(codec, [batch[i][name] for i in having], [titles[i] for i in having])
+            with full_precision(_device_of(codec)):
+                encoded = _encoded(codec, [batch[i][name] for i in having], [titles[i] for i in having])
             if name not in self._checked:  # before a training is built on it
                 check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
                 self._checked.add(name)
@@ -231,6 +233,11 @@ class SampleEncoder:
         if not raws:
             raise Dropped(f"none of {', '.join(self.reader.codecs)}")
         return raws
+
+
+def _device_of(codec: Codec) -> torch.device:
+    """Where a codec's networks are; the CPU if it has none."""
+    return next((value.device for value in chain(codec.parameters(), codec.buffers())), torch.device("cpu"))
 
 
 def _encoded(codec: Codec, raws: Sequence[Raw], titles: Sequence[str]) -> dict[str, Tensor]:

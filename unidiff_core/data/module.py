@@ -14,6 +14,7 @@ from unidiff_core.codec.codec import Codec
 from unidiff_core.data.order import GlobalOrder, InOrder, Place, num_micro_batches
 from unidiff_core.data.samples import Samples, StoredSamples
 from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.latents import modality_of
 
 Part = Literal["train", "validation"]
 
@@ -123,7 +124,7 @@ class OrderedData(pl.LightningDataModule):
         return self.trainer.global_step if self.trainer else 0
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """The validation samples once."""
+        """The validation samples once, as many micro-batches on every process."""
         samples = self.dataset("validation")
         if samples is None:
             return []
@@ -157,7 +158,7 @@ class OrderedLoader(DataLoader[Batch]):
 
 
 class Placed(Dataset[Batch]):
-    """Samples whose batches say which they are."""
+    """Samples whose batches say which they are; in padding every modality is missing, so that nothing of it counts."""
 
     def __init__(self, samples: Dataset[Batch]) -> None:
         self.samples = samples
@@ -165,6 +166,10 @@ class Placed(Dataset[Batch]):
     def __getitem__(self, place: Place) -> Batch:
         batch = self.samples[place]
         batch.rows = place.rows
+        if place.is_padding:
+            names = {modality_of(key) for key in batch.stored} | batch.raws.keys()
+            batch.present = {name: torch.zeros(len(place.rows), dtype=torch.bool) for name in names}
+            batch.num_present = dict.fromkeys(names, 0)
         return batch
 
 

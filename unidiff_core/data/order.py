@@ -25,12 +25,14 @@ class Place:
         index: ``[b]``, in the global batch.
         step: optimizer step.
         batch: rows of the whole global batch; this micro-batch is all of it if not given.
+        is_padding: whether the samples count for nothing: they are there so that a process has a micro-batch at all.
     """
 
     rows: Tensor
     index: Tensor
     step: int
     batch: Tensor | None = None
+    is_padding: bool = False
 
 
 def num_micro_batches(batch_size: int, micro_batch_size: int, world: int) -> int:
@@ -114,14 +116,23 @@ class GlobalOrder(Sampler[Place]):
 
 
 class InOrder(Sampler[Place]):
-    """All samples once, in order: validation. Rank r takes every world-th micro-batch."""
+    """All samples once, in order: validation. Rank r takes every world-th micro-batch.
+
+    Every process gets the same number of them, since processes wait for each other at each; who has none left gets one
+    of padding.
+    """
 
     def __init__(self, size: int, batch_size: int, *, rank: int, world: int) -> None:
         self.size, self.batch_size, self.rank, self.world = size, batch_size, rank, world
 
     def __iter__(self) -> Iterator[Place]:
-        for rows in torch.arange(self.size).split(self.batch_size)[self.rank :: self.world]:
-            yield Place(rows, rows, 0)
+        for first in range(0, len(self) * self.world * self.batch_size, self.world * self.batch_size):
+            begin = first + self.rank * self.batch_size
+            rows = torch.arange(begin, max(begin, min(begin + self.batch_size, self.size)))
+            if len(rows):
+                yield Place(rows, rows, 0)
+            else:
+                yield Place(torch.tensor([0]), torch.tensor([0]), 0, is_padding=True)
 
     def __len__(self) -> int:
-        return len(range(self.rank, -(-self.size // self.batch_size), self.world))
+        return -(-self.size // (self.batch_size * self.world))
