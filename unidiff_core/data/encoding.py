@@ -184,9 +184,9 @@ class SampleEncoder:
                 continue
             with full_precision(_device_of(codec)):
                 encoded = _encoded(codec, [batch[i][name] for i in having], [titles[i] for i in having])
-            if name not in self._checked:  # before a training is built on it
-                check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
-                self._checked.add(name)
+                if name not in self._checked:  # before a training is built on it
+                    check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
+                    self._checked.add(name)
             for key, values in encoded.items():
                 values = (values.to(self.dtype) if values.is_floating_point() else values).cpu()
                 for i, value in zip(having, values, strict=True):
