@@ -188,8 +188,9 @@ class UniDiffuser(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
-        given = {type(row) for row in self.trainer.callbacks}  # type: ignore[attr-defined]
-        return [make() for make in (SkipNonFinite, Resume, Requeue) if make not in given]
+        given = self.trainer.callbacks  # type: ignore[attr-defined]
+        needed = (SkipNonFinite, Resume, Requeue)
+        return [make() for make in needed if not any(isinstance(row, make) for row in given)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to keep weights that are not finite.

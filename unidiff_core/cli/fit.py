@@ -21,6 +21,7 @@ from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
+from unidiff_core.training.checkpoint import KeepLast
 from unidiff_core.training.fsdp import FSDP2
 from unidiff_core.training.newest import NEEDED, newest_verified, verify
 
@@ -62,11 +63,12 @@ class UniDiffuserCLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """With a progress bar of steps, unless none is wanted; without checkpoints in a `fast_dev_run`."""
         given = self.config_init["trainer"]
-        callbacks = given.callbacks or []
+        callbacks = [KeepLast(), *(given.callbacks or [])]
         if given.fast_dev_run:  # leaves nothing behind; Lightning still writes last.ckpt at the end
-            callbacks = options["callbacks"] = [row for row in callbacks if not isinstance(row, Checkpoint)]
+            callbacks = [row for row in callbacks if not isinstance(row, Checkpoint)]
         if given.enable_progress_bar is not False and not any(isinstance(row, ProgressBar) for row in callbacks):
-            options["callbacks"] = [*callbacks, StepProgressBar()]
+            callbacks.append(StepProgressBar())
+        options["callbacks"] = callbacks
         return super().instantiate_trainer(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -131,16 +133,8 @@ class UniDiffuserCLI(LightningCLI):
         if checkpoint and Path(checkpoint).is_file():
             verify(checkpoint, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])
         method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
-        if self.command == "fit":
-            self._save_last()
-            if self.trainer.is_global_zero:
-                print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
-
-    def _save_last(self) -> None:
-        """Keep the end of the run, whatever the interval of its checkpoints: what is finished stays finished."""
-        for callback in self.trainer.checkpoint_callbacks if not self._is_dry else ():
-            if getattr(callback, "save_last", False):
-                self.trainer.save_checkpoint(Path(getattr(callback, "dirpath")) / "last.ckpt")  # noqa: B009
+        if self.command == "fit" and self.trainer.is_global_zero:
+            print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
 
 
 def codecs_beside(where: str | list[str], names: Sequence[str]) -> dict[str, Namespace]:

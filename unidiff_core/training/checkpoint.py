@@ -25,11 +25,11 @@ class ModelDirectory(pl.Callback):
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def _save(self, trainer: pl.Trainer, module: Any) -> None:
+    def _save(self, trainer: pl.Trainer, module: Any, checkpoint: str | None = None) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         average = next((row.average for row in trainer.callbacks if isinstance(row, EMA)), None)  # type: ignore[attr-defined]
-        training = {"step": trainer.global_step, "checkpoint": _checkpoint_of(trainer)}
+        training = {"step": trainer.global_step, "checkpoint": checkpoint or _saved_now(trainer)}
         module.save_pretrained(self.folder, average=average, training=training)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -44,13 +44,26 @@ class ModelDirectory(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the result of a run that was finished before, if the directory is not of it."""
         if trainer.strategy.broadcast(step_of(self.folder)) < trainer.global_step:
-            self._save(trainer, pl_module)
+            self._save(trainer, pl_module, Path(trainer.ckpt_path or "").name)
 
 
-def _checkpoint_of(trainer: pl.Trainer) -> str | None:
-    """The name of the checkpoint of the present step: the one that was saved, or else the one gone on from."""
-    step = trainer.global_step
+class KeepLast(pl.Callback):
+    """Keeps the end of the run as ``last.ckpt``, whatever the interval of checkpoints: what is finished stays finished.
+
+    For each ModelCheckpoint with `save_last`. `unidiffuser fit` puts it before all other callbacks.
+    """
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, unless it is saved."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.dirpath:
+                path = Path(callback.dirpath) / "last.ckpt"
+                trainer.save_checkpoint(path)
+                callback.last_model_path, callback._last_global_step_saved = str(path), trainer.global_step
+
+
+def _saved_now(trainer: pl.Trainer) -> str | None:
+    """The name of the checkpoint that was saved at the present step; None if none was."""
     callbacks = [row for row in trainer.checkpoint_callbacks if isinstance(row, ModelCheckpoint)]
-    saved = [row.last_model_path or row.best_model_path for row in callbacks if row._last_global_step_saved == step]
-    path = next(iter(saved), "") or (trainer.ckpt_path or "")
-    return Path(path).name or None
+    now = [row for row in callbacks if row._last_global_step_saved == trainer.global_step]
+    return next((Path(row.last_model_path or row.best_model_path).name or None for row in now), None)
