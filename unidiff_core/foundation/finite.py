@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unidiff_core.foundation.distributed import local
 
@@ -15,9 +15,15 @@ class NonFiniteError(ValueError):
 
 
 def are_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether all numbers of what lies on this process are; one read of each, and one wait for the device."""
+    """Whether all numbers of what lies on this process are; one read of each, one wait for the device."""
     parts = [part for part in map(local, tensors) if part.is_floating_point() and part.numel()]
-    return bool(nn.utils.get_total_norm(parts, norm_type=torch.inf).isfinite()) if parts else True
+    if not parts or bool(torch.stack([part.sum(dtype=_sum_dtype(part)).isfinite() for part in parts]).all()):
+        return True  # a sum of anything that is not finite is not either
+    return all(bool(part.isfinite().all()) for part in parts)  # sums of finite numbers may overflow
+
+
+def _sum_dtype(part: Tensor) -> torch.dtype:
+    return torch.promote_types(part.dtype, torch.float32)
 
 
 def non_finite(tensors: Mapping[str, Tensor]) -> str | None:
