@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from unidiff_core.data.shard import MANIFEST, write_shards
 
 ROOT = Path(__file__).parent.parent
-SIZE, BATCH, STEPS = 48, 16, 10
+SIZE, BATCH, STEPS, HELD = 48, 16, 10, 20
 # Odd widths and counts: no first dimension but the blocks' divides evenly over two processes.
 SHAPES = {"image.ae": (4, 8, 8), "image.clip": (31,), "text.states": (15, 15)}
 CODECS = {
@@ -26,7 +26,7 @@ CODECS = {
 """As the manifest beside the latents names them."""
 SMALL = [
     *("--config", str(ROOT / "recipes/digits/fit.yaml"), "--model.backbone.width=36", "--model.backbone.depth=3"),
-    *(f"--data.batch_size={BATCH}", "--data.validation=null"),
+    *(f"--data.batch_size={BATCH}", "--trainer.val_check_interval=5"),
     *(f"--trainer.max_steps={STEPS}", "--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false"),
     "--model.lr_scheduler.steps=2",
 ]
@@ -41,7 +41,8 @@ def fit_row(folder: Path, name: str, dtype: str, *options: str) -> list[str]:
     """Dtype and arguments of a small fit into ``folder/name``."""
     out = folder / name
     return [
-        *(dtype, *SMALL, f"--data.train={folder / 'latents'}", f"--trainer.logger.save_dir={out}"),
+        *(dtype, *SMALL, f"--data.train={folder / 'latents'}", f"--data.validation={folder / 'held'}"),
+        f"--trainer.logger.save_dir={out}",
         f"--trainer.callbacks=[{{class_path: EMA, init_args: {{decay: 0.9}}}}, "
         f"{{class_path: ModelDirectory, init_args: {{folder: {out}}}}}, {{class_path: ModelCheckpoint, "
         f"init_args: {{dirpath: {out}, save_last: true, every_n_train_steps: 5, save_top_k: -1, "
@@ -56,10 +57,10 @@ DROPPING = [
 ]
 
 
-def losses(folder: Path) -> list[float]:
-    """The training loss of each step."""
+def losses(folder: Path, name: str = "train/loss") -> list[float]:
+    """The training loss of each step, or another column."""
     rows = csv.DictReader((next(folder.glob("logs/version_*/metrics.csv"))).open())
-    return [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    return [float(row[name]) for row in rows if row[name]]
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
@@ -73,16 +74,12 @@ def runs(tmp_path_factory):
     """A folder in which one process and two have trained, under each strategy and in each precision."""
     folder = tmp_path_factory.mktemp("distribution")
     generator = torch.Generator().manual_seed(0)
-    samples = [
-        {
-            "__key__": f"{i:03d}",
-            "safetensors": save({key: torch.randn(shape, generator=generator) for key, shape in SHAPES.items()}),
-        }
-        for i in range(SIZE)
-    ]
-    write_shards(folder / "latents", samples, shard_size=20)
-    manifest = json.loads((folder / "latents" / MANIFEST).read_text())
-    (folder / "latents" / MANIFEST).write_text(json.dumps(manifest | {"codecs": CODECS}))
+    samples = [{key: torch.randn(shape, generator=generator) for key, shape in SHAPES.items()} for _ in range(SIZE)]
+    # One batch of 20, or 5 of 4: neither divides over two processes. Some samples lack their text.
+    held = [{key: value for key, value in row.items() if i % 3 or "text" not in key} for i, row in enumerate(samples)]
+    bad = [row | {"image.clip": row["image.clip"] * float("nan" if i == 17 else 1)} for i, row in enumerate(samples)]
+    for name, rows in {"latents": samples, "held": held[:HELD], "bad": bad}.items():
+        write_latents(folder / name, rows)
     single = [fit_row(folder, f"one-{dtype}", dtype) for dtype in TOLERANCES]
     both = [
         fit_row(folder, f"{name}-{dtype}", dtype, *strategy)
@@ -91,6 +88,11 @@ def runs(tmp_path_factory):
     ]
     single.append(fit_row(folder, "one-dropping", "float64", *DROPPING))
     both.append(fit_row(folder, "ddp-dropping", "float64", *STRATEGIES["ddp"], *DROPPING))
+    single.append(fit_row(folder, "one-bad", "float64", f"--data.train={folder / 'bad'}"))
+    for name, strategy in STRATEGIES.items():
+        both.append(fit_row(folder, f"{name}-bad", "float64", *strategy, f"--data.train={folder / 'bad'}"))
+        micro = ["--data.micro_batch_size=4", "--trainer.val_check_interval=10"]
+        both.append(fit_row(folder, f"{name}-micro", "float64", *strategy, *micro))
     # Half a run under one strategy, the other half under another.
     both += [
         fit_row(folder, "ddp-after-fsdp2", "float64", *STRATEGIES["ddp"], f"--ckpt_path={folder}/fsdp2-float64/5.ckpt"),
@@ -101,6 +103,14 @@ def runs(tmp_path_factory):
     launch(folder, both, 2)
     launch(folder, after, 1)
     return folder
+
+
+def write_latents(folder: Path, rows: list[dict[str, torch.Tensor]]) -> None:
+    """Shards of stored latents, and the manifest that names their codecs."""
+    samples = ({"__key__": f"{i:03d}", "safetensors": save(row)} for i, row in enumerate(rows))
+    write_shards(folder, samples, shard_size=20)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"codecs": CODECS}))
 
 
 def launch(folder: Path, rows: list[list[str]], processes: int) -> None:
@@ -124,6 +134,28 @@ def test_two_processes_give_the_run_of_one(runs, strategy, dtype):
     expected, found = state(one), state(two)
     assert found.keys() == expected.keys()
     assert max((found[name] - value).abs().max().item() for name, value in expected.items()) <= TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_uneven_validation_gives_the_loss_of_one_process(runs, strategy):
+    """With fewer batches than processes, and with a number of them that does not divide."""
+    expected = losses(runs / "one-float64", "validation/loss")
+    assert len(expected) == 2
+    for name in (f"{strategy}-float64", f"{strategy}-micro"):
+        assert losses(runs / name, "validation/loss") == pytest.approx(expected, abs=1e-9), name
+        found = state(runs / name)
+        assert max((found[key] - value).abs().max() for key, value in state(runs / "one-float64").items()) <= 1e-9, name
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_number_that_is_not_finite_on_one_process_skips_the_step_on_all(runs, strategy):
+    one, two = runs / "one-bad", runs / f"{strategy}-bad"
+    skipped = [i for i, loss in enumerate(losses(one)) if loss != loss]
+    assert len(skipped) == 3  # one step of each epoch
+    assert [i for i, loss in enumerate(losses(two)) if loss != loss] == skipped
+    expected, found = state(one), state(two)
+    assert all(value.isfinite().all() for value in expected.values())
+    assert max((found[name] - value).abs().max().item() for name, value in expected.items()) <= 1e-9
 
 
 def test_dropping_gives_the_same_run_on_two_processes(runs):

@@ -18,13 +18,30 @@ from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
 from unidiff_core.process.gaussian.solver import DDIM, DDPM, DPMpp2M, DPMpp3M, Heun
 from unidiff_core.training.checkpoint import ModelDirectory
 from unidiff_core.training.ema import EMA
+from unidiff_core.training.finite import SkipNonFinite
 from unidiff_core.training.fsdp import FSDP2
 from unidiff_core.training.law import Atoms, Independent, Mixture, Shared, Uniform
 from unidiff_core.training.learning_rate import Plateau, Warmup
+from unidiff_core.training.requeue import Requeue
+from unidiff_core.training.resume import Resume
 
 PROCESSES = (Gaussian, Flow, ScaledLinear, DDIM, DDPM, DPMpp2M, DPMpp3M, Heun, DiffusersSolver)
 NETWORKS = (UViT, LoRA)
-TRAINING = (Uniform, Atoms, Shared, Independent, Mixture, EMA, ModelDirectory, Warmup, Plateau, FSDP2)
+TRAINING = (
+    Uniform,
+    Atoms,
+    Shared,
+    Independent,
+    Mixture,
+    EMA,
+    ModelDirectory,
+    Requeue,
+    Resume,
+    SkipNonFinite,
+    Warmup,
+    Plateau,
+    FSDP2,
+)
 DATA = (OrderedData, StoredSamples, RawSamples, SourceSamples, Filter)
 EVALUATION = (LabelMetric, Nearness, TorchMetric)
 

@@ -19,8 +19,10 @@ from unidiff_core.codec.codec import Raw, check_latent
 from unidiff_core.foundation import randomness
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.distributed import gathered
+from unidiff_core.foundation.finite import NonFiniteError, non_finite
 from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, stream_of
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.precision import full_precision
 from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import Backbone, Ports
 from unidiff_core.network.lora import merged
@@ -33,10 +35,13 @@ from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.serialization.description import Description, describe
 from unidiff_core.serialization.model_directory import load_weights, read_description, save
 from unidiff_core.training.dropping import predicted_on_kept
+from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import Warmup
-from unidiff_core.training.objective import Objective, mean_of
+from unidiff_core.training.objective import Losses, Objective, mean_of, summed
+from unidiff_core.training.requeue import Requeue
+from unidiff_core.training.resume import Resume
 from unidiff_core.training.start import Start
 
 
@@ -99,6 +104,7 @@ class UniDiffuser(pl.LightningModule):
         )
         self.optimizer = optimizer or partial(AdamW, lr=2e-4, weight_decay=0.03, betas=(0.9, 0.9))
         self.lr_scheduler = lr_scheduler or Warmup
+        self._sums: Losses = {}
         if start:
             start.load(self, self.backbone, fresh=given.keys() - known.modalities.keys())
 
@@ -132,27 +138,67 @@ class UniDiffuser(pl.LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         """The loss of one micro-batch."""
-        return self._step(batch, "train")
+        loss, losses = self._losses(batch, "train")
+        rows = {f"train/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
+        self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
+        return loss
 
     def validation_step(self, batch: Batch) -> None:
         """The same loss, with draws that are the same at every validation."""
-        self._step(batch, "validation")
+        self._sums = summed(self._sums, self._losses(batch, "validation")[1])
 
     def test_step(self, batch: Batch) -> None:
         """As validation."""
-        self._step(batch, "test")
+        self._sums = summed(self._sums, self._losses(batch, "test")[1])
 
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def on_validation_epoch_start(self) -> None:
+        """Begin to sum."""
+        self._sums = {}
+
+    def on_test_epoch_start(self) -> None:
+        """As validation."""
+        self._sums = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """The loss of all samples, however they are split into batches and over processes."""
+        self._log_sums("validation")
+
+    def on_test_epoch_end(self) -> None:
+        """As validation."""
+        self._log_sums("test")
+
+    def _log_sums(self, stage: str) -> None:
+        if not self._sums:
+            return
+        pairs = self.trainer.strategy.reduce(
+            torch.stack([torch.stack(row) for row in self._sums.values()]), None, "sum"
+        )
+        losses = {key: (error, count) for key, (error, count) in zip(self._sums, pairs, strict=True)}
+        self.log(f"{stage}/loss", self.objective.total(losses), prog_bar=True, sync_dist=True)
+        self.log_dict({f"{stage}/{key}": mean_of(*row) for key, row in losses.items()}, sync_dist=True)
+
+    def _losses(self, batch: Batch, stage: str) -> tuple[Tensor, Losses]:
         def network(latents: Latents, times: Times, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if self.objective.drops:
                 return self.network_on_kept(latents, times, kept, batch.conditions)
             return self.network(latents, times, batch.conditions)
 
-        loss, losses = self.objective(self.latents(batch, stage), batch, network, stage)
-        rows = {f"{stage}/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
-        self.log(f"{stage}/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
-        self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
-        return loss
+        return self.objective(self.latents(batch, stage), batch, network, stage)
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What every training needs, unless the trainer was given its own."""
+        given = self.trainer.callbacks  # type: ignore[attr-defined]
+        needed = (SkipNonFinite, Resume, Requeue)
+        return [make() for make in needed if not any(isinstance(row, make) for row in given)]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to keep weights that are not finite.
+
+        Raises:
+            NonFiniteError: if they are not.
+        """
+        check_finite(self._trainer, self.state_dict(), "the checkpoint")
 
     def configure_optimizers(self) -> Any:
         """Optimizer over what is trainable, and its schedule by step."""
@@ -212,7 +258,7 @@ class UniDiffuser(pl.LightningModule):
         for name in self.modalities:
             stored = of_modality(batch.stored, name)
             if not stored:
-                with torch.no_grad():
+                with torch.no_grad(), full_precision(self.device):
                     stored = self.codec(name).encode(batch.raws[name])
             latents |= self._latent(name, stored, batch.index, f"{stage} posterior", batch.step, self.objective.seed)
         return latents
@@ -224,7 +270,8 @@ class UniDiffuser(pl.LightningModule):
             return randomness.normal(seed, purpose, f"{name}.{stream}", step, index, shape[1:])
 
         codec = self.modalities[name].codec
-        latent = codec.latent(stored, draw)
+        with full_precision(self.device):
+            latent = codec.latent(stored, draw)
         check_latent(codec, latent)
         return {f"{name}.{stream}": value.to(index.device) for stream, value in latent.items()}
 
@@ -234,14 +281,16 @@ class UniDiffuser(pl.LightningModule):
         latents: dict[str, Tensor] = {}
         for name, values in raws.items():
             index = torch.arange(first_index, first_index + len(values), device=self.device)
-            stored = self.codec(name).encode(values)
+            with full_precision(self.device):
+                stored = self.codec(name).encode(values)
             latents |= self._latent(name, stored, index, "sample posterior", 0, seed)
         return latents
 
     @torch.no_grad()
     def decode(self, latents: Latents, names: Iterable[str]) -> dict[str, list[Raw]]:
         """Latents → raw samples of the modalities `names`."""
-        return {name: self.codec(name).decode(of_modality(latents, name)) for name in names}
+        with full_precision(self.device):
+            return {name: self.codec(name).decode(of_modality(latents, name)) for name in names}
 
     # --- sampling ---
 
@@ -311,7 +360,12 @@ class UniDiffuser(pl.LightningModule):
             num: samples b.
             options: how to sample.
             **more: what `unidiff_core.sample` takes besides, options by name among it.
+
+        Raises:
+            NonFiniteError: if a weight is NaN or infinite.
         """
+        if name := non_finite(dict(self.named_parameters())):
+            raise NonFiniteError(f"the weights are not finite, {name} for one: there is nothing to sample from them")
         values = more.pop("conditions", (options or SamplingOptions()).conditions)
         conditions = conditions_of(values, self.backbone.conditions, num, self.device)
         training = self.training
@@ -343,7 +397,13 @@ class UniDiffuser(pl.LightningModule):
         backbone = describe(self.backbone, load_plugins())
         return Description(self.modalities, backbone, self.objective.balance, self.licence, self.sources)
 
-    def save_pretrained(self, folder: str | Path, *, average: Mapping[str, Tensor] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        average: Mapping[str, Tensor] | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write a model directory. Adapters are merged, so that whoever loads it need not know of them.
 
         Where parameters are distributed over processes, all processes call it and the first one writes.
@@ -351,16 +411,19 @@ class UniDiffuser(pl.LightningModule):
         Args:
             folder: made if it is not there.
             average: the EMA's parameters by name.
+            training: what the weights are of, for the record: ``step`` and ``checkpoint``.
 
         Raises:
             ValueError: if a codec, process or backbone is of a class that no plugin registered.
+            NonFiniteError: if weights or average are not finite; what was there stays.
         """
+        check_finite(self._trainer, {**self.state_dict(), **(average or {})}, f"the model directory {folder}")
         writes = not self._trainer or self.trainer.is_global_zero
         state = gathered(self.state_dict(), keeps=writes)
         averaged = gathered(average or {}, keeps=writes)
         if writes:
             mean = merged(state | averaged, self) if averaged else None
-            save(folder, self.description, merged(state, self), average=mean)
+            save(folder, self.description, merged(state, self), average=mean, training=training)
 
     @classmethod
     def from_pretrained(

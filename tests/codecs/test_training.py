@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,6 +103,8 @@ def arguments(shards, tmp_path):
 
 
 def test_fit_codec_exports_once_and_on_request_again(arguments, tmp_path, capsys):
+    run([*arguments, "--trainer.fast_dev_run=true"])
+    assert not list(tmp_path.glob("ae*/*"))
     run(arguments)
     metrics = json.loads((tmp_path / "ae/metrics.json").read_text())
     assert metrics["latent_numbers"] == 2 * 16 * 16
@@ -111,6 +117,19 @@ def test_fit_codec_exports_once_and_on_request_again(arguments, tmp_path, capsys
     assert (tmp_path / "ae/config.json").stat().st_mtime_ns == before
     run([*arguments, "--model.kl=0.5", "--overwrite"])
     assert (tmp_path / "ae/config.json").stat().st_mtime_ns != before
+
+
+def test_fit_codec_on_two_processes_exports_once(arguments, tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=2"]
+    done = subprocess.run(
+        [*command, "-m", "unidiff_core.cli.main", "fit-codec", *arguments, *options],
+        cwd=root, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(f"{tmp_path / 'ae'}: ") == 1
+    assert (tmp_path / "ae/metrics.json").is_file() and not (tmp_path / "ae.partial").exists()
 
 
 def test_fit_codec_goes_on_after_an_interruption(arguments, tmp_path, capsys, monkeypatch):

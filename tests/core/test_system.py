@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from tests.core.tiny import loader, make, trainer, weights
-from unidiff_core import UniDiffuser
+from tests.core.conftest import NumberCodec
+from tests.core.tiny import Pairs, loader, make, trainer, weights
+from unidiff_core import Modality, UniDiffuser
+from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
+from unidiff_core.data.module import Placed
+from unidiff_core.data.order import InOrder
 from unidiff_core.foundation.batch import Batch
+from unidiff_core.network.uvit import UViT
 from unidiff_core.sampling.spec import SpecError
 from unidiff_core.training.ema import EMA
 
@@ -84,3 +92,61 @@ def test_raw_and_stored_batches_give_the_same_loss(tmp_path):
     assert torch.equal(
         model.training_step(Batch(index, 5, raws=raws)), model.training_step(Batch(index, 5, stored=stored))
     )
+
+
+class Gaps(Pairs):
+    """Samples that lack modalities, unevenly."""
+
+    def __getitem__(self, place):
+        batch = super().__getitem__(place)
+        batch.present = {"a": place.rows % 3 > 0, "b": place.rows >= 20}
+        batch.stored["a.v"] = batch.stored["a.v"] * (1 + place.rows[:, None])
+        return batch
+
+
+@pytest.mark.parametrize("balance", ["elements", "streams"])
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_the_loss_does_not_depend_on_batches_or_padding(tmp_path, balance, stage):
+    model, found = make(balance), []
+    for size, world in ((64, 1), (16, 1), (8, 1), (5, 1), (5, 4)):
+        # Processes one after another: the last of them is padding.
+        orders = [InOrder(64, size, rank=rank, world=world) for rank in range(world)]
+        places = [place for order in orders for place in order]
+        assert any(place.is_padding for place in places) == (world > 1)
+        data = DataLoader(Placed(Gaps()), sampler=places, batch_size=None)
+        (row,) = getattr(trainer(tmp_path, 1), stage)(model, data, verbose=False)
+        found.append(row)
+    for row in found:
+        assert row == pytest.approx(found[0], rel=1e-6) and len(row) == 3
+
+
+class MatrixCodec(NumberCodec):
+    """Numbers through a network, which autocast would round."""
+
+    def encode(self, raws):
+        value = super().encode(raws)["v"] + torch.full((self.width,), 1e-3)
+        return {"v": torch.nn.functional.linear(value, torch.eye(self.width) / 3)}
+
+    def latent(self, stored, draw):
+        return {"v": torch.nn.functional.linear(stored["v"], torch.eye(self.width))}
+
+
+def test_what_a_codec_gives_does_not_depend_on_the_precision_around_it(tmp_path):
+    codec, seen = MatrixCodec(), []
+    model = UniDiffuser({"a": Modality(codec)}, partial(UViT, width=16, depth=3, heads=2))
+    raws = [0.1, 0.2, 0.7]
+    batch = Batch(torch.arange(3), 0, raws={"a": raws})
+
+    def step(*_):
+        encoder = SampleEncoder(RawReader({"a": codec}))
+        rows = ({"__key__": str(i), "num": str(raw).encode()} for i, raw in enumerate(raws))
+        stored = torch.stack([row["a.v"] for _, row in encoder.tensors(rows, "rows", Tally())])
+        seen.extend([model.latents(batch)["a.v"], model.encode({"a": raws})["a.v"], stored])
+        return torch.zeros((), requires_grad=True)
+
+    step()
+    model.training_step = step
+    for precision in ("bf16-mixed", "bf16-true"):
+        data = DataLoader([batch], batch_size=None)
+        trainer(tmp_path, 1, precision=precision).fit(model, data)
+    assert len(seen) == 9 and all(torch.equal(value, seen[0]) for value in seen)

@@ -47,14 +47,13 @@ def loader(batch_size=16, micro=None, first=0):
 def trainer(tmp_path, steps, callbacks=(), **options):
     return pl.Trainer(
         max_steps=steps,
-        max_epochs=-1,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=list(callbacks),
         default_root_dir=tmp_path,
-        **{"enable_checkpointing": False} | options,
+        **{"enable_checkpointing": False, "max_epochs": -1} | options,
     )
 
 

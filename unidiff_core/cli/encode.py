@@ -92,7 +92,7 @@ def _parser() -> ArgumentParser:
     )
     add("--batch_size", type=int, default=256, help="samples encoded at a time")
     add("--dtype", type=Literal["float32", "float16"], default="float32", help="of what is stored")
-    add("--device", type=str, default="cpu", help="cpu, cuda, cuda:1, ...")
+    add("--device", type=str, default="cpu", help="cpu, cuda (under torchrun each process's own), cuda:1, ...")
     where = "of SLURM_ARRAY_TASK_ID and _COUNT, or RANK and WORLD_SIZE, if they are set"
     add("--task", type=int, default=task, help=f"which task this is, from 0; the default is that {where}")
     add("--tasks", type=int, default=tasks, help="how many tasks share the shards, each taking every N-th; as --task")
@@ -117,8 +117,22 @@ def find_task(environment: Mapping[str, str]) -> tuple[int, int]:
     return 0, 1
 
 
+def find_device(device: str, environment: Mapping[str, str], num: int) -> str:
+    """``cuda`` is the device of this process's own: torchrun counts those of a machine in LOCAL_RANK.
+
+    Args:
+        device: as it was given; ``cuda:1`` stays.
+        environment: of the process.
+        num: devices that it sees.
+    """
+    if device != "cuda" or "LOCAL_RANK" not in environment:
+        return device
+    return f"cuda:{int(environment['LOCAL_RANK']) % max(1, num)}"
+
+
 def _encoder(options: Namespace) -> SampleEncoder:
-    codecs = {name: codec.to(options.device) for name, codec in options.codecs.items()}
+    device = find_device(options.device, os.environ, torch.cuda.device_count())
+    codecs = {name: codec.to(device) for name, codec in options.codecs.items()}
     reader = RawReader(codecs, options.members, options.clean)
     dtype = getattr(torch, options.dtype)
     return SampleEncoder(

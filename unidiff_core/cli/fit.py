@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
+from pytorch_lightning.utilities import rank_zero_only
 
 from unidiff_core.cli.option import named
 from unidiff_core.cli.progress import StepProgressBar
@@ -21,7 +21,9 @@ from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
+from unidiff_core.training.checkpoint import KeepLast
 from unidiff_core.training.fsdp import FSDP2
+from unidiff_core.training.newest import NEEDED, newest_verified, verify
 
 DESCRIPTION = """{what}
 
@@ -59,11 +61,14 @@ class UniDiffuserCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """With a progress bar of steps, unless none is wanted."""
+        """With a progress bar of steps, unless none is wanted; without checkpoints in a `fast_dev_run`."""
         given = self.config_init["trainer"]
-        callbacks = given.callbacks or []
+        callbacks = [KeepLast(), *(given.callbacks or [])]
+        if given.fast_dev_run:  # leaves nothing behind; Lightning still writes last.ckpt at the end
+            callbacks = [row for row in callbacks if not isinstance(row, Checkpoint)]
         if given.enable_progress_bar is not False and not any(isinstance(row, ProgressBar) for row in callbacks):
-            options["callbacks"] = [*callbacks, StepProgressBar()]
+            callbacks.append(StepProgressBar())
+        options["callbacks"] = callbacks
         return super().instantiate_trainer(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -84,6 +89,11 @@ class UniDiffuserCLI(LightningCLI):
                 modalities[name].init_args.codec = codec
 
     @property
+    def _is_dry(self) -> bool:
+        """Whether this is a `fast_dev_run`: a few steps from the start, of which nothing is kept."""
+        return bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+    @property
     def checkpoint(self) -> str | None:
         """The checkpoint to go on from; None if there is none yet.
 
@@ -91,11 +101,11 @@ class UniDiffuserCLI(LightningCLI):
             ValueError: if it is a URL, or a path at which there is nothing.
         """
         path = self.config.get("ckpt_path")
+        if path == "last" and self._is_dry:
+            return None
         if path == "last":
-            folders = [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
-            found = [file for folder in folders if folder for file in Path(folder).glob("last*.ckpt")]
-            if found:
-                return str(max(found, key=lambda file: file.stat().st_mtime))
+            if found := self._newest():
+                return found
             path = self.config.get("begin_from")
         if path and "://" in path:
             raise ValueError(f"{path}: a checkpoint is not read from a URL; download it and give its path")
@@ -103,23 +113,28 @@ class UniDiffuserCLI(LightningCLI):
             raise ValueError(f"the checkpoint {path}: no such file")
         return path
 
+    def _newest(self) -> str | None:
+        """The newest checkpoint of this run that verifies, by whatever callback or signal it was written."""
+        root = Path(self.trainer.default_root_dir)
+        folders = {
+            getattr(callback, "dirpath", None) or root / "checkpoints" for callback in self.trainer.checkpoint_callbacks
+        }
+        found = {file for folder in folders for file in Path(folder).glob("*.ckpt")}
+        found |= {file for pattern in ("hpc_ckpt_*.ckpt", "last*.ckpt") for file in root.glob(pattern)}
+        newest, skipped = newest_verified({file.resolve() for file in found}, self.model)
+        for sentence in skipped:
+            rank_zero_only(print)(sentence)
+        return str(newest) if newest else None
+
     def run(self) -> None:
         """Run the command, opening no pickle beyond tensors and plain data."""
         method: Any = getattr(self.trainer, self.command)
         checkpoint = self.checkpoint
         if checkpoint and Path(checkpoint).is_file():
-            check_checkpoint(checkpoint, self.model)
+            verify(checkpoint, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])
         method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
-        if self.command == "fit":
-            self._save_last()
-            if self.trainer.is_global_zero:
-                print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
-
-    def _save_last(self) -> None:
-        """Keep the end of the run, whatever the interval of its checkpoints: what is finished stays finished."""
-        for callback in self.trainer.checkpoint_callbacks:
-            if getattr(callback, "save_last", False):
-                self.trainer.save_checkpoint(Path(getattr(callback, "dirpath")) / "last.ckpt")  # noqa: B009
+        if self.command == "fit" and self.trainer.is_global_zero:
+            print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
 
 
 def codecs_beside(where: str | list[str], names: Sequence[str]) -> dict[str, Namespace]:
@@ -162,29 +177,6 @@ def _as_option(config: Any, kind: type = object) -> Any:
         return fields
     cls = load_plugins().find(config["class"], kind)
     return Namespace(class_path=f"{cls.__module__}.{cls.__qualname__}", init_args=Namespace(**fields))
-
-
-def check_checkpoint(path: str, model: UniDiffuser) -> None:
-    """Look at a checkpoint before anything is done with it; its tensors are mapped, not read.
-
-    Raises:
-        ValueError: if it is not a checkpoint of tensors and plain data, or not of this model.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    except Exception as error:  # torch names a dozen kinds of damage
-        raise ValueError(
-            f"{path} is not a checkpoint that can be read safely ({type(error).__name__}); give one that `fit` wrote"
-        ) from error
-    own = model.state_dict()
-    wrong = [name for name in own if name not in state or state[name].shape != own[name].shape] + [
-        name for name in state if name not in own
-    ]
-    if wrong:
-        raise ValueError(
-            f"the checkpoint {path} is of another model: {len(wrong)} tensors differ, {', '.join(wrong[:3])}, … ; "
-            "remove it to start over, or change the configuration back"
-        )
 
 
 def prepare() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.cli.option import named, shown
@@ -21,6 +21,7 @@ from unidiff_core.codec.training import CodecTraining
 from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.training.finite import SkipNonFinite, check_finite
 
 DESCRIPTION = """Train a network that a codec loads, and export it in the form that the codec loads it from.
 
@@ -63,14 +64,23 @@ def run(argv: Sequence[str]) -> None:
     load_plugins()
     cli = _parse(argv)
     output = Path(cli.config.output).expanduser()
+    if getattr(cli.trainer, "fast_dev_run", False):
+        _drop_checkpoints(cli.trainer)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        print("fast_dev_run: nothing is kept")
+        return
     _check_own(output)
     if _is_filled(output) and not cli.config.overwrite:
         _explain_skip(output, cli)
         return
     started = time.monotonic()
-    work = _prepare(output.with_name(output.name + ".partial"), cli.recipe())
+    work = output.with_name(output.name + ".partial")
+    if cli.trainer.is_global_zero:
+        _prepare(work, cli.recipe())
     data = _data(cli)
     _train(cli, work)
+    if not cli.trainer.is_global_zero:
+        return
     export = work / "export"
     metrics = _export(cli.model, cli.datamodule, export)
     _describe(export, cli.recipe(), data)
@@ -165,34 +175,44 @@ def _explain_skip(output: Path, cli: CodecCLI) -> None:
     print(f"{output} is {how}; skipped. Give --overwrite to train it again.")
 
 
-def _prepare(work: Path, recipe: str) -> Path:
-    """The folder of the unfinished training; emptied if it was of another configuration."""
+def _is_of(work: Path, recipe: str) -> bool:
+    """Whether the folder of an unfinished training is of this configuration."""
+    return (work / CONFIG).is_file() and (work / CONFIG).read_text() == recipe
+
+
+def _prepare(work: Path, recipe: str) -> None:
+    """Make the folder of the unfinished training; empty it if it was of another configuration. One process does."""
     made_with = work / CONFIG
     if _is_filled(work) and not made_with.is_file():
         raise ValueError(f"{work} is where an unfinished training is kept, and holds something else; move it away")
-    if _is_filled(work) and made_with.read_text() != recipe:
+    if _is_filled(work) and not _is_of(work, recipe):
         print(f"{work} is of another configuration; starting over, without its {shown(_names(work))}")
         shutil.rmtree(work)
     shutil.rmtree(work / "export", ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
-    made_with.write_text(recipe)
-    return work
+    (work / CONFIG).write_text(recipe)
+
+
+def _drop_checkpoints(trainer: Any) -> None:
+    trainer.callbacks = [row for row in trainer.callbacks if not isinstance(row, Checkpoint)]
 
 
 def _train(cli: CodecCLI, work: Path) -> None:
     trainer: Trainer = cli.trainer
     keep = ModelCheckpoint(dirpath=work, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    others = [callback for callback in trainer.callbacks if not isinstance(callback, ModelCheckpoint)]  # type: ignore[attr-defined]
-    trainer.callbacks = [*others, keep]  # type: ignore[attr-defined]
+    _drop_checkpoints(trainer)
+    trainer.callbacks += [SkipNonFinite(), keep]  # type: ignore[attr-defined]
     last = work / CHECKPOINT
-    if last.is_file():
+    goes_on = last.is_file() and _is_of(work, cli.recipe())
+    if goes_on and trainer.is_global_zero:
         print(f"going on from {last}")
-    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if goes_on else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
 
 
 def _export(model: CodecTraining, data: Any, folder: Path) -> dict[str, float]:
+    check_finite(None, model.state_dict(), str(folder))
     folder.mkdir()
     metrics = model.export(folder, data)
     (folder / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")

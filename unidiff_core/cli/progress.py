@@ -9,12 +9,17 @@ from pytorch_lightning.callbacks import RichProgressBar
 
 
 class StepProgressBar(RichProgressBar):
-    """Optimizer steps of the whole run, those before a resumption included; the loader's epochs never end."""
+    """Optimizer steps of the whole run, those before a resumption included; epochs do not show."""
 
     @property
     def total_train_batches(self) -> int | float:
-        """Steps of the run, if it is limited by steps."""
-        return self.trainer.max_steps if self.trainer.max_steps > 0 else super().total_train_batches
+        """Steps of the run, by `max_steps` or `max_epochs`."""
+        return self.trainer.estimated_stepping_batches
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One bar for all epochs."""
+        if self.train_progress_bar_id is None:
+            super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

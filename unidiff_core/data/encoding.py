@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.shard import STORED, Endings, Members, ending_of, listed, title_of
 from unidiff_core.foundation.error import reason
+from unidiff_core.foundation.precision import full_precision
 
 ERRORS = 5
 """Messages of lost samples that a tally keeps, of the first ones."""
@@ -186,10 +187,11 @@ class SampleEncoder:
             having = [i for i, raws in enumerate(batch) if name in raws]
             if not having:
                 continue
-            encoded = _encoded(codec, [batch[i][name] for i in having], [titles[i] for i in having])
-            if name not in self._checked:  # before a training is built on it
-                check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
-                self._checked.add(name)
+            with full_precision(_device_of(codec)):
+                encoded = _encoded(codec, [batch[i][name] for i in having], [titles[i] for i in having])
+                if name not in self._checked:  # before a training is built on it
+                    check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
+                    self._checked.add(name)
             for key, values in encoded.items():
                 values = (values.to(self.dtype) if values.is_floating_point() else values).cpu()
                 for i, value in zip(having, values, strict=True):
@@ -244,6 +246,11 @@ class SampleEncoder:
     def _check_missing(self, what: str, other: str) -> None:
         if self.missing == "error":
             raise ValueError(f"{what}; missing=keep allows that{other}")
+
+
+def _device_of(codec: Codec) -> torch.device:
+    """Where a codec's networks are; the CPU if it has none."""
+    return next((value.device for value in chain(codec.parameters(), codec.buffers())), torch.device("cpu"))
 
 
 def _encoded(codec: Codec, raws: Sequence[Raw], titles: Sequence[str]) -> dict[str, Tensor]:

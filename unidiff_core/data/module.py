@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unidiff_core.codec.codec import Codec
-from unidiff_core.data.order import GlobalOrder, InOrder, num_micro_batches
+from unidiff_core.data.order import GlobalOrder, InOrder, Place, num_micro_batches
 from unidiff_core.data.samples import Samples, StoredSamples
 from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.latents import modality_of
 
 Part = Literal["train", "validation"]
 
@@ -48,6 +49,7 @@ class OrderedData(pl.LightningDataModule):
         self.train, self.validation, self.samples = train, validation, samples or StoredSamples()
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.seed, self.num_workers = seed, num_workers
+        self._samples: Any = None
 
     def dataset(self, part: Part) -> Any:
         """The samples of a part, indexed by `Place`; None if there are none for validation.
@@ -64,6 +66,11 @@ class OrderedData(pl.LightningDataModule):
             if samples is None and part == "train":
                 raise ValueError(f"there is no {where!r} to train on")
             return samples
+
+    def sample_name(self, row: int) -> str:
+        """What a training sample is called, for messages: its shard and key where the samples know them."""
+        name = getattr(self._samples, "name", None)
+        return str(name(row)) if name else f"{row} of {self.train}"
 
     @property
     def processes(self) -> tuple[int, int]:
@@ -94,8 +101,12 @@ class OrderedData(pl.LightningDataModule):
         self.trainer.accumulate_grad_batches = parts
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Micro-batches from the trainer's present step on."""
-        samples = self.dataset("train")
+        """Micro-batches of an epoch, from the trainer's present step on.
+
+        An epoch is as many global batches as it takes to show every sample. The last one is filled up with the first
+        samples of the next epoch, which begins after these.
+        """
+        samples = self._samples = self.dataset("train")
         rank, world = self.processes
         order = GlobalOrder(
             len(samples),
@@ -104,12 +115,16 @@ class OrderedData(pl.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world=world,
-            first_step=self.trainer.global_step if self.trainer else 0,
+            first_step=self._present_step,
+            num_steps=-(-len(samples) // self.batch_size),
         )
         return self._loader(samples, order)
 
+    def _present_step(self) -> int:
+        return self.trainer.global_step if self.trainer else 0
+
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """The validation samples once."""
+        """The validation samples once, as many micro-batches on every process."""
         samples = self.dataset("validation")
         if samples is None:
             return []
@@ -122,7 +137,40 @@ class OrderedData(pl.LightningDataModule):
         return self.val_dataloader()
 
     def _loader(self, samples: Dataset[Batch], order: Any) -> DataLoader[Batch]:
-        return DataLoader(samples, sampler=order, batch_size=None, num_workers=self.num_workers)
+        return OrderedLoader(
+            Placed(samples),
+            sampler=order,
+            batch_size=None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,  # epochs may be short
+        )
+
+
+class OrderedLoader(DataLoader[Batch]):
+    """A loader that has nothing to remember: where it goes on is the trainer's step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; it is there so that Lightning knows that resuming in mid-epoch is exact."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+
+class Placed(Dataset[Batch]):
+    """Samples whose batches say which they are; in padding every modality is missing, so that nothing of it counts."""
+
+    def __init__(self, samples: Dataset[Batch]) -> None:
+        self.samples = samples
+
+    def __getitem__(self, place: Place) -> Batch:
+        batch = self.samples[place]
+        batch.rows = place.rows
+        if place.is_padding:
+            names = {modality_of(key) for key in batch.stored} | batch.raws.keys()
+            batch.present = {name: torch.zeros(len(place.rows), dtype=torch.bool) for name in names}
+            batch.num_present = dict.fromkeys(names, 0)
+        return batch
 
 
 @contextmanager

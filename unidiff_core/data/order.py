@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +25,14 @@ class Place:
         index: ``[b]``, in the global batch.
         step: optimizer step.
         batch: rows of the whole global batch; this micro-batch is all of it if not given.
+        is_padding: whether the samples count for nothing: they are there so that a process has a micro-batch at all.
     """
 
     rows: Tensor
     index: Tensor
     step: int
     batch: Tensor | None = None
+    is_padding: bool = False
 
 
 def num_micro_batches(batch_size: int, micro_batch_size: int, world: int) -> int:
@@ -48,7 +50,7 @@ def num_micro_batches(batch_size: int, micro_batch_size: int, world: int) -> int
 
 
 class GlobalOrder(Sampler[Place]):
-    """Micro-batches of global batches, without end.
+    """Micro-batches of global batches: those of one epoch each time it is iterated over, or without end.
 
     Each epoch is a permutation drawn by the randomness rule, and global batch k is a function of (seed, k): which
     process, with what micro-batch, takes which part of it changes nothing, and a resumed run starts at its step.
@@ -59,24 +61,41 @@ class GlobalOrder(Sampler[Place]):
         micro_batch_size: of one process at a time.
         seed: of the run.
         rank, world: this process and how many there are.
-        first_step: step to start at.
+        first_step: step to start at, asked for at the start of each iteration: an epoch begins where another ended.
+        num_steps: of one iteration; without end if not given.
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, micro_batch_size: int, seed: int, rank: int, world: int, first_step: int
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        micro_batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        first_step: int | Callable[[], int],
+        num_steps: int | None = None,
     ) -> None:
         num_micro_batches(batch_size, micro_batch_size, world)
         if size < batch_size:
             raise ValueError(f"the data set has {size} samples, fewer than the global batch of {batch_size}")
         self.size, self.batch_size, self.micro_batch_size = size, batch_size, micro_batch_size
-        self.seed, self.rank, self.world, self.first_step = seed, rank, world, first_step
+        self.seed, self.rank, self.world = seed, rank, world
+        self.first_step, self.num_steps = first_step, num_steps
         self._kept = (-1, -1), torch.empty(0, dtype=torch.int64)
 
     def __iter__(self) -> Iterator[Place]:
-        for step in itertools.count(self.first_step):
+        first = self.first_step() if callable(self.first_step) else self.first_step
+        for step in itertools.islice(itertools.count(first), self.num_steps):
             batch = self._global_batch(step)
             for index in torch.arange(self.batch_size).split(self.micro_batch_size)[self.rank :: self.world]:
                 yield Place(batch[index], index, step, batch)
+
+    def __len__(self) -> int:
+        if self.num_steps is None:
+            raise TypeError("an order without end has no length")
+        return self.num_steps * num_micro_batches(self.batch_size, self.micro_batch_size, self.world)
 
     def _global_batch(self, step: int) -> Tensor:
         """Rows of global batch `step`; it may span two epochs."""
@@ -97,14 +116,23 @@ class GlobalOrder(Sampler[Place]):
 
 
 class InOrder(Sampler[Place]):
-    """All samples once, in order: validation. Rank r takes every world-th micro-batch."""
+    """All samples once, in order: validation. Rank r takes every world-th micro-batch.
+
+    Every process gets the same number of them, since processes wait for each other at each; who has none left gets one
+    of padding.
+    """
 
     def __init__(self, size: int, batch_size: int, *, rank: int, world: int) -> None:
         self.size, self.batch_size, self.rank, self.world = size, batch_size, rank, world
 
     def __iter__(self) -> Iterator[Place]:
-        for rows in torch.arange(self.size).split(self.batch_size)[self.rank :: self.world]:
-            yield Place(rows, rows, 0)
+        for first in range(0, len(self) * self.world * self.batch_size, self.world * self.batch_size):
+            begin = first + self.rank * self.batch_size
+            rows = torch.arange(begin, max(begin, min(begin + self.batch_size, self.size)))
+            if len(rows):
+                yield Place(rows, rows, 0)
+            else:
+                yield Place(torch.tensor([0]), torch.tensor([0]), 0, is_padding=True)
 
     def __len__(self) -> int:
-        return len(range(self.rank, -(-self.size // self.batch_size), self.world))
+        return -(-self.size // (self.batch_size * self.world))

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from unidiff_core.codec.codec import Codec, EmptyRaw, Raw
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
-from unidiff_core.data.index import open_index
+from unidiff_core.data.index import ShardIndex, open_index
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.order import Place
 from unidiff_core.data.shard import STORED, Endings, Members, title_of
@@ -167,10 +167,15 @@ class SourceSamples(Samples):
 
 
 class StoredDataset(Dataset[Batch]):
-    """Stored tensors as batches."""
+    """Stored tensors as batches.
 
-    def __init__(self, tensors: StoredTensors) -> None:
-        self.tensors = tensors
+    Args:
+        tensors: of all samples.
+        index: of the shards that they were read from, for their names.
+    """
+
+    def __init__(self, tensors: StoredTensors, index: ShardIndex | None = None) -> None:
+        self.tensors, self.index = tensors, index
 
     @classmethod
     def at(cls, where: str | Path | Sequence[str], in_memory: bool | None = None) -> StoredDataset:
@@ -190,7 +195,7 @@ class StoredDataset(Dataset[Batch]):
             raise ValueError(f"{where}: {error}") from error
         if in_memory is None:
             in_memory = int(index.lengths[STORED].sum()) <= IN_MEMORY
-        return cls(TensorsInMemory(*tensors.take(torch.arange(len(index)))) if in_memory else tensors)
+        return cls(TensorsInMemory(*tensors.take(torch.arange(len(index)))) if in_memory else tensors, index)
 
     def __len__(self) -> int:
         return len(self.tensors)
@@ -199,6 +204,10 @@ class StoredDataset(Dataset[Batch]):
     def summary(self) -> str:
         """How many samples there are, and how many of them lack each modality."""
         return _summary(len(self), self.tensors.having(torch.arange(len(self))))
+
+    def name(self, row: int) -> str:
+        """A sample's name, for messages."""
+        return self.index.name(row) if self.index else f"sample {row}"
 
     def everything(self) -> dict[str, Tensor]:
         """All stored tensors at once, ``"<modality>.<name>" -> [n, ...]``: for statistics of data that fits."""
@@ -305,6 +314,10 @@ class RawDataset(Dataset[Batch]):
             raws[name] = [self._stand_in(name) if raw is None else raw for raw in found]
         size, counts = _counts(place, self.having)
         return Batch(place.index, place.step, raws=raws, present=present, size=size, num_present=counts)
+
+    def name(self, row: int) -> str:
+        """A sample's name, for messages."""
+        return self.records.name(int(self.rows[row]))
 
     def having(self, rows: Tensor) -> dict[str, Tensor]:
         """Modality → bool ``[b]``, whether there is a member, though empty or cleaned to nothing."""

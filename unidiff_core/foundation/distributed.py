@@ -26,7 +26,7 @@ def local(tensor: Tensor) -> Tensor:
 def laid_out_like(whole: Tensor, model: Tensor) -> Tensor:
     """A copy of a tensor in the layout, dtype and on the device of `model`. All processes call it together."""
     if isinstance(whole, DTensor):
-        return whole.clone()
+        return whole.to(model.dtype, copy=True)
     if isinstance(model, DTensor):
         return distribute_tensor(whole.to(local(model)), model.device_mesh, model.placements)
     return whole.to(model, copy=True)

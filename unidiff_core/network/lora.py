@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -65,5 +66,7 @@ def merged(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
         for adapter, scaling in layer.scaling.items():
             a, b = (state[f"{name}.lora_{letter}.{adapter}.weight"] for letter in "AB")
             weight = plain[f"{name}.weight"]
-            plain[f"{name}.weight"] = (weight.double() + scaling * (b.double() @ a.double())).to(weight.dtype)
+            plain[f"{name}.weight"] = (weight.double() + scaling * (b.double() @ a.double())).to(
+                torch.promote_types(weight.dtype, a.dtype)  # an average in float32 of adapters beside bfloat16
+            )
     return plain

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from unidiff_core.codec.codec import Codec
 from unidiff_core.foundation.atomic import write_text
+from unidiff_core.foundation.finite import non_finite
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.modality import Modality
@@ -68,25 +69,40 @@ def save(
     state: Mapping[str, Tensor],
     *,
     average: Mapping[str, Tensor] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model directory, file by file beside its target and then renamed, the configuration last.
+
+    An average that was there goes if none is given: it is of other weights.
 
     Args:
         folder: made if it is not there.
         description: of the model, whose parts are of registered classes.
         state: its weights by name.
         average: those of the EMA: all names again.
+        training: what the weights are of, as plain data: ``step`` and ``checkpoint``.
 
     Raises:
         ValueError: if a codec, process or backbone is of a class that no plugin registered.
     """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    config = _config_of(description, folder, load_plugins())
+    config = _config_of(description, folder, load_plugins()) | ({"training": dict(training)} if training else {})
+    if not average:
+        (folder / AVERAGE).unlink(missing_ok=True)
     _write(folder / MODEL, state)
     if average:
         _write(folder / AVERAGE, average)
     write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+def step_of(folder: str | Path) -> int:
+    """The training step that a directory's weights are of; −1 if there is no directory, or it does not say."""
+    try:
+        step = yaml.safe_load((Path(folder) / CONFIG).read_text())["training"]["step"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return -1
+    return step if isinstance(step, int) else -1
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -178,9 +194,12 @@ def _weights_path(folder: str | Path, weights: Literal["ema", "model"]) -> Path:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
+    if name := non_finite(state):
+        raise ModelDirectoryError(f"the weights {path} are not finite, {name} for one; train or copy them again")
+    return state
 
 
 def load_weights(

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 
+from unidiff_core.serialization.model_directory import step_of
 from unidiff_core.training.ema import EMA
 
 
 class ModelDirectory(pl.Callback):
     """Writes the model directory when training ends, and at every validation on the way.
+
+    It records the step that it is of. A finished run whose directory is behind (it was killed in between) writes it
+    again. A `fast_dev_run` writes nothing.
 
     Args:
         folder: the directory.
@@ -20,9 +25,12 @@ class ModelDirectory(pl.Callback):
     def __init__(self, folder: str) -> None:
         self.folder = str(Path(folder).expanduser())
 
-    def _save(self, trainer: pl.Trainer, module: Any) -> None:
+    def _save(self, trainer: pl.Trainer, module: Any, checkpoint: str | None = None) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         average = next((row.average for row in trainer.callbacks if isinstance(row, EMA)), None)  # type: ignore[attr-defined]
-        module.save_pretrained(self.folder, average=average)
+        training = {"step": trainer.global_step, "checkpoint": checkpoint or _saved_now(trainer)}
+        module.save_pretrained(self.folder, average=average, training=training)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what there is, once training has begun."""
@@ -32,3 +40,30 @@ class ModelDirectory(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the result."""
         self._save(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the result of a run that was finished before, if the directory is not of it."""
+        if trainer.strategy.broadcast(step_of(self.folder)) < trainer.global_step:
+            self._save(trainer, pl_module, Path(trainer.ckpt_path or "").name)
+
+
+class KeepLast(pl.Callback):
+    """Keeps the end of the run as ``last.ckpt``, whatever the interval of checkpoints: what is finished stays finished.
+
+    For each ModelCheckpoint with `save_last`. `unidiffuser fit` puts it before all other callbacks.
+    """
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, unless it is saved."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.dirpath:
+                path = Path(callback.dirpath) / "last.ckpt"
+                trainer.save_checkpoint(path)
+                callback.last_model_path, callback._last_global_step_saved = str(path), trainer.global_step
+
+
+def _saved_now(trainer: pl.Trainer) -> str | None:
+    """The name of the checkpoint that was saved at the present step; None if none was."""
+    callbacks = [row for row in trainer.checkpoint_callbacks if isinstance(row, ModelCheckpoint)]
+    now = [row for row in callbacks if row._last_global_step_saved == trainer.global_step]
+    return next((Path(row.last_model_path or row.best_model_path).name or None for row in now), None)

@@ -12,13 +12,16 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from unidiff_core.foundation.distributed import gathered, laid_out_like, local
+from unidiff_core.training.finite import SkipNonFinite, check_finite
+from unidiff_core.training.objective import at_least_float32
 
 
 class EMA(pl.Callback):
     """Averages trainable parameters after each optimizer step; frozen codecs and buffers are not its business.
 
     The average is a thing of its own: under its own key in the checkpoint, in its own file of a model directory, put
-    into the network only inside ``with ema.applied(model)``.
+    into the network only inside ``with ema.applied(model)``. It is kept in float32 at least, whatever the weights are
+    in: the steps of a slow average are smaller than what bfloat16 tells apart.
 
     Args:
         decay: of the average, after a warm-up in which it is (1 + n)/(10 + n) at step n.
@@ -46,20 +49,23 @@ class EMA(pl.Callback):
             differing = ", ".join(sorted(self.average.keys() ^ trained.keys())[:3])
             raise ValueError(f"the checkpoint's average is of other parameters than are trained now: {differing}, …")
         start = self.average or trained
-        self.average = {name: laid_out_like(start[name], value) for name, value in trained.items()}
+        self.average = {name: laid_out_like(start[name], at_least_float32(value)) for name, value in trained.items()}
         self._step = trainer.global_step
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Update, if the optimizer stepped."""
+        """Update, if the optimizer stepped; a step that was skipped is none."""
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
+        if any(row.skipped for row in trainer.callbacks if isinstance(row, SkipNonFinite)):  # type: ignore[attr-defined]
+            return
         self.num_updates += 1
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         trained = self._trained(pl_module)
         average = [local(value) for value in self.average.values()]
-        torch._foreach_lerp_(average, [local(trained[name]) for name in self.average], 1 - decay)
+        weights = [local(trained[name]).to(mean.dtype) for name, mean in zip(self.average, average, strict=True)]
+        torch._foreach_lerp_(average, weights, 1 - decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
@@ -73,6 +79,16 @@ class EMA(pl.Callback):
         finally:
             for name, value in trained.items():
                 local(value).copy_(local(kept[name]))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse an average that is not finite.
+
+        Raises:
+            NonFiniteError: if it is not.
+        """
+        check_finite(trainer, self.average, "the checkpoint")
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: the whole average, wherever its shards lie. All processes call it; the first has it."""

@@ -63,7 +63,7 @@ class Objective:
         kept = {name: t < T for name, t in times.items()} if self.drops else batch.present
         prediction = network(corrupted, times, kept)
         losses = {key: self._loss(key, prediction[key], row, times, batch, kept) for key, row in noisy.items()}
-        return self._total(losses), losses
+        return self.total(losses), losses
 
     def times(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
         """A time ``[b]`` for each modality by the law, in steps; a missing modality is at T."""
@@ -102,12 +102,26 @@ class Objective:
             error = torch.where(over(kept[name], error), error, torch.zeros_like(error))
         return error.sum(), torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
 
-    def _total(self, losses: Losses) -> Tensor:
+    def total(self, losses: Losses) -> Tensor:
+        """The loss, of the parts of one micro-batch or of their sums over many."""
         weights = {key: self.modalities[modality_of(key)].weight_of(stream_of(key)) for key in losses}
         if self.balance == "streams":
             return torch.stack([weights[key] * mean_of(*row) for key, row in losses.items()]).mean()
         errors = torch.stack([weights[key] * error for key, (error, _) in losses.items()])
         return mean_of(errors.sum(), torch.stack([count for _, count in losses.values()]).sum())
+
+
+def summed(one: Losses, other: Losses) -> dict[str, tuple[Tensor, Tensor]]:
+    """Errors and counts of both, in double precision where the device has it; either may be empty."""
+    parts = [*one.items(), *other.items()]
+    sums = {key: torch.zeros(2, dtype=_widest(error), device=error.device) for key, (error, _) in parts}
+    for key, pair in parts:
+        sums[key] += torch.stack([value.detach().to(sums[key]) for value in pair])
+    return {key: (error, count) for key, (error, count) in sums.items()}
+
+
+def _widest(value: Tensor) -> torch.dtype:
+    return torch.float32 if value.device.type == "mps" else torch.float64
 
 
 def mean_of(error: Shaped[Tensor, ""], count: Shaped[Tensor, ""]) -> Float[Tensor, ""]:

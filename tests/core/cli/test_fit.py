@@ -209,6 +209,63 @@ def test_a_start_is_a_folder_and_what_is_done_with_it(capsys):
     assert "folder" in refused(capsys, "--model.start.lora=LoRA")
 
 
+def files(folder):
+    """Path → content of every file."""
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+CHECKPOINTS = (
+    "--trainer.enable_checkpointing=true",
+    "--trainer.callbacks+={class_path: ModelCheckpoint, init_args: {dirpath: run, save_last: true}}",
+    "--ckpt_path=last",
+)
+
+
+def test_a_fast_dev_run_leaves_what_is_there(capsys):
+    latents("latents", CODECS)
+    parsed(*CHECKPOINTS, "--trainer.fast_dev_run=true").run()
+    assert not Path("run").exists()
+    parsed(*CHECKPOINTS).run()
+    kept = files("run")
+    assert Path("run/last.ckpt") in kept
+    assert yaml.safe_load(kept[Path("run/config.yaml")])["training"] == {"step": 2, "checkpoint": "last.ckpt"}
+    dry = parsed(*CHECKPOINTS, "--trainer.fast_dev_run=2")
+    dry.run()
+    assert files("run") == kept and dry.trainer.global_step == 2
+
+
+def test_last_is_the_newest_that_verifies_whoever_wrote_it(capsys):
+    latents("latents", CODECS)
+    parsed(*CHECKPOINTS).run()
+    signalled = parsed(*CHECKPOINTS, "--trainer.max_steps=3")
+    signalled.run()
+    Path("run/last.ckpt").rename("run/hpc_ckpt_1.ckpt")
+    Path("run/last-v1.ckpt").write_bytes(Path("run/hpc_ckpt_1.ckpt").read_bytes()[:999])
+    capsys.readouterr()
+    go_on = parsed(*CHECKPOINTS, "--trainer.max_steps=4")
+    assert go_on.checkpoint.endswith("run/hpc_ckpt_1.ckpt")
+    told = capsys.readouterr().out
+    assert "skipped" in told and "run/last-v1.ckpt is not a checkpoint that can be read safely" in told
+    go_on.run()
+    assert "4 steps done of max_steps 4" in capsys.readouterr().out
+
+
+def test_a_sample_that_is_not_finite_ends_the_run_by_name(capsys, caplog):
+    latents("latents", CODECS)
+    rows = [{"a.v": torch.zeros(5), "b.v": torch.full((2,), float("nan") if i == 5 else 0.0)} for i in range(8)]
+    write_shards(Path("latents"), ({"__key__": f"{i:03d}", "safetensors": save(row)} for i, row in enumerate(rows)))
+    manifest = json.loads((Path("latents") / MANIFEST).read_text())
+    (Path("latents") / MANIFEST).write_text(json.dumps(manifest | {"codecs": CODECS}))
+    parsed(*CHECKPOINTS, "--trainer.max_steps=0").run()
+    kept = files("run")
+    said = refused(capsys, *CHECKPOINTS, "--trainer.callbacks+={class_path: SkipNonFinite, init_args: {limit: 2}}")
+    assert "was not finite in 2 steps in a row, up to step 2" in said
+    assert "samples sample 005 of " in caplog.text
+    assert kept.items() <= files("run").items()
+    for path in Path("run").glob("*.ckpt"):
+        assert all(value.isfinite().all() for value in torch.load(path, weights_only=True)["state_dict"].values())
+
+
 # --- laws ---
 
 

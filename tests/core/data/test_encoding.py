@@ -339,3 +339,17 @@ def test_the_commands_errors(raw, tmp_path, options, says):
     with pytest.raises(ValueError, match=says):
         command(raw, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "num", "expected"),
+    [
+        ("cuda", {"LOCAL_RANK": "3"}, 8, "cuda:3"),
+        ("cuda", {"LOCAL_RANK": "3"}, 2, "cuda:1"),
+        ("cuda", {}, 8, "cuda"),
+        ("cuda:1", {"LOCAL_RANK": "3"}, 8, "cuda:1"),
+        ("cpu", {"LOCAL_RANK": "3"}, 0, "cpu"),
+    ],
+)
+def test_every_process_of_torchrun_has_a_device_of_its_own(device, environment, num, expected):
+    assert encode.find_device(device, environment, num) == expected

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from unidiff_core.data.order import GlobalOrder
+from unidiff_core.data.order import GlobalOrder, InOrder
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -27,3 +27,14 @@ def test_order_covers_each_epoch_once_and_splits_over_processes():
         GlobalOrder(40, 16, micro_batch_size=5, seed=0, rank=0, world=1, first_step=0)
     with pytest.raises(ValueError, match="fewer than the global batch of 64"):
         GlobalOrder(40, 64, micro_batch_size=64, seed=0, rank=0, world=1, first_step=0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 24, 25, 32])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_process_validates_as_many_batches_and_each_sample_counts_once(size, world):
+    ranks = [list(InOrder(size, 8, rank=rank, world=world)) for rank in range(world)]
+    assert len({len(places) for places in ranks}) == 1
+    assert [len(InOrder(size, 8, rank=rank, world=world)) for rank in range(world)] == [len(row) for row in ranks]
+    real = [row for places in ranks for place in places if not place.is_padding for row in place.rows.tolist()]
+    assert sorted(real) == list(range(size))
+    assert all(len(place.rows) for places in ranks for place in places)

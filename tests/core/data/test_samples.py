@@ -7,7 +7,6 @@ import json
 import pickle
 import tarfile
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -222,7 +221,10 @@ def test_a_resumed_run_reads_on_where_it_was_whatever_reads(tmp_path):
     def batches(first, in_memory=None, num_workers=0):
         samples = StoredSamples(in_memory)
         data = OrderedData(folder, None, samples, batch_size=12, micro_batch_size=6, seed=3, num_workers=num_workers)
-        found = list(islice(attached(data, first).train_dataloader(), 16))
+        loader, found = attached(data, first).train_dataloader(), []
+        for _ in range(2):  # epochs, each of which begins at the trainer's step
+            found += list(loader)
+            data.trainer.global_step += 4
         return [(batch.step, batch.index.tolist(), batch.stored["a.v"][:, 0].tolist()) for batch in found]
 
     whole = batches(0)

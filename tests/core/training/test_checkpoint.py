@@ -1,0 +1,72 @@
+"""What a training leaves behind: the model directory and its average."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
+
+from tests.core.tiny import loader, make, trainer, weights
+from unidiff_core import UniDiffuser
+from unidiff_core.training.checkpoint import ModelDirectory
+from unidiff_core.training.ema import EMA
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+
+def training_of(folder):
+    return yaml.safe_load((folder / "config.yaml").read_text())["training"]
+
+
+def test_a_run_without_an_average_leaves_none_of_an_earlier_run(tmp_path):
+    folder = tmp_path / "run"
+    for callbacks in ([EMA(0.9)], []):
+        model = make()
+        trainer(tmp_path, 2, [*callbacks, ModelDirectory(str(folder))]).fit(model, loader())
+        assert (folder / "ema.safetensors").exists() == bool(callbacks)
+    assert torch.equal(weights(UniDiffuser.from_pretrained(folder)), weights(model))
+
+
+def test_the_average_is_float32_whatever_the_weights_are(tmp_path):
+    ema, model = EMA(0.999), make()
+    run = trainer(tmp_path, 1, [ema, ModelDirectory(str(tmp_path / "run"))], precision="bf16-true")
+    run.fit(model, loader())
+    assert next(model.parameters()).dtype == torch.bfloat16
+    ema.num_updates = 10**6
+    for value in model.parameters():
+        value.data.fill_(1)
+    for value in ema.average.values():
+        value.fill_(0)
+    for step in range(1, 1001):
+        ema._step = step - 1
+        ema.on_train_batch_end(type("Trainer", (), {"global_step": step, "callbacks": []})(), model)
+    values = torch.cat([value.flatten() for value in ema.average.values()])
+    assert torch.allclose(values, torch.tensor(1 - 0.999**1000), atol=1e-4)
+    assert {value.dtype for value in ema.state_dict()["average"].values()} == {torch.float32}
+    assert {value.dtype for value in load_file(tmp_path / "run" / "ema.safetensors").values()} == {torch.float32}
+
+
+def test_a_finished_run_whose_directory_is_behind_writes_it_again(tmp_path):
+    folder, saved = tmp_path / "run", []
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    for steps in (2, 4):
+        model = make()
+        first = trainer(tmp_path, steps, [EMA(0.9), ModelDirectory(str(folder)), keep], enable_checkpointing=True)
+        first.fit(model, loader())
+        assert training_of(folder) == {"step": steps, "checkpoint": f"step={steps}.ckpt"}
+        saved.append(
+            {file: (folder / file).read_bytes() for file in ("model.safetensors", "ema.safetensors", "config.yaml")}
+        )
+    for file, content in saved[0].items():  # as if killed after the last checkpoint, before the directory
+        (folder / file).write_bytes(content)
+    again = trainer(tmp_path, 4, [EMA(0.9), ModelDirectory(str(folder))])
+    again.fit(make(), loader(first=4), ckpt_path=tmp_path / "step=4.ckpt", weights_only=True)
+    assert {file: (folder / file).read_bytes() for file in saved[1]} == saved[1]
+
+
+def test_a_fast_dev_run_writes_nothing(tmp_path):
+    folder = tmp_path / "run"
+    trainer(tmp_path, 2, [EMA(0.9), ModelDirectory(str(folder))], fast_dev_run=True).fit(make(), loader())
+    assert not folder.exists()
