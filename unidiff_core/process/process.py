@@ -182,6 +182,10 @@ class ForwardProcess(nn.Module, ABC):
             solver: one of `solvers`; None if the process has none.
         """
 
+    def corrects(self, step: Step, solver: Any) -> bool:
+        """Whether this step is to be corrected by a second evaluation, where it ends."""
+        return solver is not None and bool(solver.corrects)
+
     def correct(
         self,
         x: Shaped[Tensor, "b *shape"],

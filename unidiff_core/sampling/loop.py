@@ -121,7 +121,7 @@ class _Sampler:
         for key, move in moves.items():
             solver = self.solvers[modality_of(key)]
             moved[key] = self.process(key).step(latents[key], clean[key], move, solver)
-        moved = self.hold(moved, ends[1], step)
+        moved = self.hold(moved, ends[1], step + 1)
         moved |= self._corrected(latents, moved, clean, moves, ends[1])
         for key, move in moves.items():
             self._remember(move, clean[key], self.solvers[modality_of(key)])
@@ -131,7 +131,9 @@ class _Sampler:
         self, latents: Latents, moved: Latents, clean: Latents, moves: Mapping[str, Step], end: float
     ) -> dict[str, Tensor]:
         """The streams whose solver asks for a second evaluation, where the step ends."""
-        wanted = [key for key in moves if (solver := self.solvers[modality_of(key)]) is not None and solver.corrects]
+        wanted = [
+            key for key, move in moves.items() if self.process(key).corrects(move, self.solvers[modality_of(key)])
+        ]
         if not wanted:
             return {}
         clean_next = self.predictor(moved, self.times(moved, end))

@@ -54,7 +54,7 @@ def test_a_second_evaluation_is_made_only_where_a_solver_asks_for_it(oracle):
 
     options = {"processes": oracle.processes, "shapes": oracle.shapes, "num": 2, "steps": 5}
     sample(counted, "a, b", solver={"a": "ddim", "b": "heun"}, **options)
-    assert len(calls) == 10
+    assert len(calls) == 9  # a step that ends clean has nothing to correct
     calls.clear()
     sample(counted, "a", solver="ddim", **options)
     assert len(calls) == 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.stream import Stream
 from unidiff_core.foundation.time import T
 from unidiff_core.process.gaussian.schedule import Flow, NoiseSchedule
-from unidiff_core.process.gaussian.solver import GaussianSolver
+from unidiff_core.process.gaussian.solver import GaussianSolver, alpha_sigma
 from unidiff_core.process.process import Corruption, ForwardProcess, Step
 
 Prediction = Literal["noise", "velocity", "clean", "flow"]
@@ -103,8 +104,8 @@ class Gaussian(ForwardProcess):
                 return (corrupted - sigma * prediction) / alpha
             case "velocity":
                 return (alpha * corrupted - sigma * prediction) / (alpha.square() + sigma.square())
-            case "clean":
-                return prediction
+            case "clean":  # what is clean already is known, whatever a network says of it
+                return torch.where(sigma == 0, corrupted, prediction)
             case "flow":
                 return (corrupted - sigma * prediction) / (alpha + sigma)
 
@@ -114,6 +115,10 @@ class Gaussian(ForwardProcess):
         """By the chosen solver."""
         assert 0 <= step.t <= T and 0 <= step.t_next <= T
         return solver.step(self.schedule, x, clean, step)
+
+    def corrects(self, step: Step, solver: GaussianSolver) -> bool:
+        """If the solver does, but for a step that ends clean: there the state is its own clean estimate."""
+        return solver.corrects and alpha_sigma(self.schedule, step.t_next)[1] > 0
 
     def correct(
         self,
