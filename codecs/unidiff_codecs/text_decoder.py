@@ -131,18 +131,26 @@ class TextDecoder(nn.Module):
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder's ``tokenizer.json``. Its class is fixed here and never taken from the folder."""
+    """The tokenizer of a folder's ``tokenizer.json``. Its class is fixed here and never taken from the folder.
+
+    Raises:
+        ValueError: if the file is no tokenizer.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER))
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ValueError(f"{folder / TOKENIZER} is not a tokenizer: {error}; get it again") from error
 
 
 def _load(decoder: TextDecoder, path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     try:
         missing, unexpected = load_model(decoder, str(path), strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not fit its config: {error}") from error
     absent = sorted(set(missing) - {"mean", "std"})
     if absent or unexpected:

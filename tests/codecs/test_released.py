@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from unidiff_codecs.image import load_autoencoder
 from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_sizes
 from unidiff_codecs.released.state import listed, shapes_of
@@ -482,6 +483,69 @@ def test_what_is_not_a_state_dict(released, tokenizer, tmp_path, refused):
         assert says in refused("convert", source, tmp_path / "out", *options(tokenizer))
     (source / "autoencoder_kl.pth").write_bytes(b"<html>not found</html>")
     assert "not a file of tensors" in refused("convert", source, tmp_path / "out", *options(tokenizer))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 3806000000\n"
+STAND_INS = {
+    "git-LFS pointer to a file of 3,806,000,000 bytes. Run `git lfs pull`": lambda real: POINTER,
+    "a web page": lambda real: b"\n<!DOCTYPE html>\n<html>Sign in</html>",
+    "empty; download it again": lambda real: b"",
+    "half a download": lambda real: real[: len(real) // 2],
+}
+
+
+@pytest.mark.parametrize("file", ["uvit_v0.pth", "caption_decoder.pth", "autoencoder_kl.pth"])
+@pytest.mark.parametrize("says", STAND_INS)
+def test_what_lies_in_place_of_a_released_file_is_said(released, tokenizer, tmp_path, refused, file, says):
+    source = shutil.copytree(released["v0"], tmp_path / "source")
+    (source / file).write_bytes(STAND_INS[says]((source / file).read_bytes()))
+    said = refused("convert", source, tmp_path / "out", *options(tokenizer))
+    assert f"{file} is not a file of tensors: it is" in said and says in said
+    assert "weights_only" not in said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\0" * 600, b"\x80\x02}q"])
+def test_nobody_is_advised_to_open_a_broken_file_unsafely(released, tokenizer, tmp_path, refused, content):
+    source = shutil.copytree(released["v0"], tmp_path / "source")
+    (source / "uvit_v0.pth").write_bytes(content)
+    said = refused("convert", source, tmp_path / "out", *options(tokenizer))
+    assert "download it again" in said and "weights_only" not in said and "two options" not in said
+
+
+def test_code_in_a_file_is_named_without_advice_to_run_it(released, tokenizer, tmp_path, refused):
+    source = shutil.copytree(released["v0"], tmp_path / "source")
+    for is_zip in (True, False):
+        torch.save({"weight": Code("x")}, source / "uvit_v0.pth", _use_new_zipfile_serialization=is_zip)
+        said = refused("convert", source, tmp_path / "out", *options(tokenizer))
+        assert "which is code" in said and "weights_only" not in said and "two options" not in said
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json", "merges.txt"])
+def test_a_pointer_in_place_of_the_tokenizer(released, tmp_path, refused, diffusers_folder, tokenizer, file):
+    place = shutil.copytree(
+        tokenizer if file == "tokenizer.json" else diffusers_folder / "text_tokenizer", tmp_path / "t"
+    )
+    (place / file).write_bytes(POINTER)
+    assert f"{file} is not a file of text: it is a git-LFS" in refused(
+        "convert", released["v0"], tmp_path / "out", *options(place)
+    )
+    (place / file).write_text("[1")
+    assert f"{file}" in (said := refused("convert", released["v0"], tmp_path / "out", *options(place)))
+    assert "not a tokenizer" in said
+
+
+@pytest.mark.parametrize("says", STAND_INS)
+def test_what_lies_in_place_of_a_models_files_is_said(directories, tmp_path, says):
+    folder = shutil.copytree(directories["v1"], tmp_path / "model")
+    for name, use in {
+        "text_decoder/model.safetensors": lambda: TextDecoder.from_pretrained(str(folder / "text_decoder")),
+        "autoencoder/diffusion_pytorch_model.safetensors": lambda: load_autoencoder(str(folder / "autoencoder")),
+        "model.safetensors": lambda: load(folder),
+    }.items():
+        (folder / name).write_bytes(STAND_INS[says]((folder / name).read_bytes()))
+        with pytest.raises(ValueError, match="is not a file of tensors: it is") as error:
+            use()
+        assert says in str(error.value) and name in str(error.value)
 
 
 def test_what_is_left_out_is_said(released, tokenizer, tmp_path, capsys):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unidiff_codecs.released.state import Layout, State, check_names, check_shapes, check_telling, listed
 from unidiff_codecs.text_decoder import TOKENIZER, TextDecoder, read_tokenizer
+from unidiff_core.codec.weights import require
 from unidiff_core.serialization.converter import Report
 
 _GPT2 = "transformer.transformer"
@@ -141,17 +142,22 @@ def find_tokenizer(folder: Path) -> Any:
     """GPT-2's tokenizer from a folder with ``tokenizer.json``, or with ``vocab.json`` and ``merges.txt``.
 
     Raises:
-        ValueError: if neither is there.
+        ValueError: if neither is there, or what is there is no tokenizer.
     """
     if (folder / TOKENIZER).is_file():
+        require(folder, TOKENIZER)
         return read_tokenizer(folder)
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if not (vocabulary.is_file() and merges.is_file()):
         raise ValueError(f"{folder} has neither {TOKENIZER} nor {vocabulary.name} and {merges.name}: no tokenizer")
+    require(folder, vocabulary.name, merges.name)
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer: Any = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    try:
+        tokenizer: Any = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ValueError(f"{vocabulary} and {merges} are not a tokenizer: {error}; get them again") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
