@@ -570,12 +570,36 @@ def test_options_and_files_that_do_not_fit(released, tokenizer, diffusers_folder
     assert "name the folder to convert first" in refused("convert")
     both = shutil.copytree(source, tmp_path / "both")
     shutil.copy(both / "uvit_v0.pth", both / "uvit_v1.pth")
-    assert "two networks" in refused("convert", both, out, *options(tokenizer))
+    said = refused("convert", both, out, *options(tokenizer))
+    assert "two networks" in said and "--network=uvit_v1.pth" in said
+    assert "lacks uvit_v1.pth" in refused("convert", source, out, *options(tokenizer, "--network=uvit_v1.pth"))
     (both / "caption_decoder.pth").unlink()
     assert "lacks caption_decoder.pth" in refused("convert", both, out, *options(tokenizer))
     shutil.copytree(diffusers_folder, both, dirs_exist_ok=True)
-    assert "several layouts: DiffusersFolder, ReleasedFolder" in refused("convert", both, out)
+    said = refused("convert", both, out)
+    assert "several layouts: DiffusersFolder, ReleasedFolder" in said and "--layout" in said
+    said = refused("convert", both, out, "--layout", "Released")
+    assert "unknown layout 'Released'; known: DiffusersFolder, ReleasedFolder" in said
+    assert "unknown layout" in refused("convert", both, out, "--layout=x", "--help")
     assert not out.exists()
+
+
+def test_a_snapshot_of_both_layouts_and_both_versions_needs_no_file_moved(
+    released, directories, diffusers_folder, tokenizer, tmp_path, capsys
+):
+    both = shutil.copytree(diffusers_folder, tmp_path / "both")
+    for version in ("v0", "v1"):
+        shutil.copytree(released[version], both, dirs_exist_ok=True)
+    for version in ("v0", "v1"):
+        out = tmp_path / version
+        convert(both, out, tokenizer, "--layout=ReleasedFolder", f"--network=uvit_{version}.pth")
+        assert_same(load_file(out / "model.safetensors"), load_file(directories[version] / "model.safetensors"))
+    main(["convert", str(both), str(tmp_path / "theirs"), "--layout", "DiffusersFolder"])
+    assert_same(load_file(tmp_path / "theirs/model.safetensors"), load_file(directories["v1"] / "model.safetensors"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["convert", str(both), "--layout=ReleasedFolder", "--help"])
+    assert "--network" in capsys.readouterr().out
 
 
 def test_nothing_is_overwritten_unasked(released, tokenizer, tmp_path, refused, directories):
