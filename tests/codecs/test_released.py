@@ -359,6 +359,61 @@ def test_model_directory_comes_back_bit_for_bit(directories, tokenizer, tmp_path
     assert one["modalities"]["image"]["codec"]["autoencoder"] == "autoencoder"
 
 
+def their_clip():
+    """What the pipeline holds of CLIP, which an export refers to."""
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    sizes = {"intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig(vocab_size=300, hidden_size=20, max_position_embeddings=LENGTH, **sizes)
+    vision = CLIPVisionConfig(hidden_size=8, projection_dim=CLIP_WIDTH, image_size=16, patch_size=8, **sizes)
+    symbols = ["<|startoftext|>", "<|endoftext|>", *"abcdefgh", *(f"{letter}</w>" for letter in "abcdefgh")]
+    return {
+        "text_encoder": scattered(CLIPTextModel(text)),
+        "image_encoder": scattered(CLIPVisionModelWithProjection(vision)),
+        "clip_image_processor": CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        "clip_tokenizer": CLIPTokenizer(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]),
+    }
+
+
+def test_an_export_opens_in_diffusers_pipeline(directories, tmp_path):
+    pipelines = pytest.importorskip("diffusers.pipelines.deprecated.unidiffuser", reason="diffusers dropped it")
+    out = tmp_path / "out"
+    main(["export", str(directories["v1"]), str(out), "--allow_hub"])
+    pipeline = pipelines.UniDiffuserPipeline.from_pretrained(out, **their_clip())
+    assert (pipeline.text_tokenizer.eos_token, pipeline.text_tokenizer.eos_token_id) == ("<|EOS|>", VOCABULARY)
+    model = load(directories["v1"])
+    ours, theirs = TextDecoder.from_pretrained(str(directories["v1"] / "text_decoder")), pipeline.text_tokenizer
+    for caption in CAPTIONS:
+        assert theirs.encode(caption) == ours.tokenizer.encode(caption)
+        assert theirs.decode([*theirs.encode(caption), VOCABULARY], skip_special_tokens=True) == caption
+    alphas = pipeline.scheduler.alphas_cumprod.sqrt()
+    alpha = model.modalities["image"].process.schedule.alpha(torch.arange(1, 1001.0))
+    torch.testing.assert_close(alphas, alpha, atol=1e-5, rtol=0)
+    assert largest_difference(model.backbone, pipeline.unet, inputs(0), 300, 700) <= 1e-5
+    pipeline.set_image_mode()  # it decodes a text of 67 tokens, for which this GPT-2 has no positions
+    sample = pipeline(num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    assert sample.images[0].size == (16, 16)
+
+
+def test_what_was_exported_comes_back_without_an_option(directories, tmp_path):
+    main(["export", str(directories["v1"]), str(tmp_path / "out"), "--allow_hub"])
+    main(["convert", str(tmp_path / "out"), str(tmp_path / "back")])
+    for name in ("tokenizer.json", "model.safetensors"):
+        one, other = (folder / "text_decoder" / name for folder in (directories["v1"], tmp_path / "back"))
+        assert one.read_bytes() == other.read_bytes()
+    (tmp_path / "out/text_tokenizer/tokenizer.json").unlink()  # an older one: vocab.json and merges.txt
+    main(["convert", str(tmp_path / "out"), str(tmp_path / "again")])
+    found = TextDecoder.from_pretrained(str(tmp_path / "again/text_decoder")).tokenizer
+    assert [found.decode(found.encode(caption)) for caption in CAPTIONS] == CAPTIONS
+
+
 def test_old_names_of_the_autoencoders_attention(diffusers_folder, tmp_path):
     source = shutil.copytree(diffusers_folder, tmp_path / "source")
     path = source / "vae/diffusion_pytorch_model.safetensors"
@@ -600,6 +655,23 @@ def test_a_snapshot_of_both_layouts_and_both_versions_needs_no_file_moved(
     with pytest.raises(SystemExit):
         main(["convert", str(both), "--layout=ReleasedFolder", "--help"])
     assert "--network" in capsys.readouterr().out
+
+
+def test_no_tokenizer_is_fetched_that_nobody_named(
+    released, tokenizer, diffusers_folder, directories, tmp_path, refused
+):
+    source = shutil.copytree(released["v0"], tmp_path / "source")
+    said = refused("convert", source, tmp_path / "out", *options(tokenizer)[1:])
+    assert "--tokenizer=FOLDER, with its vocab.json and merges.txt, or --tokenizer=hf-hub:openai-community/gpt2" in said
+    shutil.copytree(diffusers_folder / "text_tokenizer", source / "text_tokenizer")
+    main(["convert", str(source), str(tmp_path / "out"), *options(tokenizer)[1:]])
+    found = TextDecoder.from_pretrained(str(tmp_path / "out/text_decoder"))
+    wanted = TextDecoder.from_pretrained(str(directories["v0"] / "text_decoder"))
+    assert found.tokenizer.get_vocab() == wanted.tokenizer.get_vocab()
+    assert all(found.tokenizer.encode(text) == wanted.tokenizer.encode(text) for text in CAPTIONS)
+    folder = shutil.copytree(diffusers_folder, tmp_path / "theirs")
+    shutil.rmtree(folder / "text_tokenizer")
+    assert "has no text_tokenizer/. Give GPT-2's" in refused("convert", folder, tmp_path / "other")
 
 
 def test_nothing_is_overwritten_unasked(released, tokenizer, tmp_path, refused, directories):

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from unidiff_codecs.released import autoencoder, network, text_decoder
-from unidiff_codecs.released.model import GPT2, IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
+from unidiff_codecs.released.model import IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
 from unidiff_codecs.released.sizes import released_sizes
 from unidiff_codecs.released.state import read_state
 from unidiff_core import Converter
-from unidiff_core.codec.weights import locate
 from unidiff_core.serialization.converter import Report
 from unidiff_core.serialization.description import Pretrained
 
 NETWORKS = ("uvit_v0.pth", "uvit_v1.pth")
 TEXT_DECODER, AUTOENCODER = "caption_decoder.pth", "autoencoder_kl.pth"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
 
 class ReleasedFolder(Converter):
@@ -24,7 +22,8 @@ class ReleasedFolder(Converter):
 
     Args:
         network: file of the network, where both are there.
-        tokenizer: folder or hub id of GPT-2's tokenizer, which the files do not hold.
+        tokenizer: folder or hub id of GPT-2's tokenizer, which the files do not hold; the text_tokenizer beside them if
+            not given.
         image_clip: folder or hub id of the open_clip model that gives the image feature; it is referred to, not copied.
         text_clip: the same, for the text states.
         length: number of text states.
@@ -38,7 +37,7 @@ class ReleasedFolder(Converter):
     def __init__(
         self,
         network: Literal["uvit_v0.pth", "uvit_v1.pth"] | None = None,
-        tokenizer: str = GPT2,
+        tokenizer: str | None = None,
         image_clip: str = IMAGE_CLIP,
         text_clip: str = TEXT_CLIP,
         length: int = 77,
@@ -59,7 +58,7 @@ class ReleasedFolder(Converter):
     def read(self, source: Path, folder: Path, report: Report) -> Pretrained:
         """See `Converter.read`."""
         file = _network_file(source, self.network)
-        tokenizer = text_decoder.find_tokenizer(locate(self.tokenizer, TOKENIZER_FILES))
+        tokenizer = text_decoder.tokenizer_beside(source, self.tokenizer)
         state = read_state(file, report)
         sizes = released_sizes(state, length=self.length, heads=self.heads, path=file)
         weights = network.import_state(state, sizes, "released", file)

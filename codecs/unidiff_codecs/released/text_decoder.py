@@ -12,12 +12,14 @@ from torch import Tensor
 
 from unidiff_codecs.released.state import Layout, State, check_names, check_shapes, check_telling, listed
 from unidiff_codecs.text_decoder import TOKENIZER, TextDecoder, read_tokenizer
-from unidiff_core.codec.weights import require
+from unidiff_core.codec.weights import locate, require
 from unidiff_core.serialization.converter import Report
 
 _GPT2 = "transformer.transformer"
 WORDS, HEAD = f"{_GPT2}.wte.weight", "transformer.lm_head.weight"
 """GPT-2's embedding, and its output layer, which is the same matrix."""
+TOKENIZER_FOLDER, TOKENIZER_FILES = "text_tokenizer", ("tokenizer.json", "vocab.json", "merges.txt")
+GPT2 = "hf-hub:openai-community/gpt2"
 STATISTICS = ("mean", "std")
 """What our decoder has besides: it standardises the states. 0 and 1 in released weights."""
 
@@ -136,6 +138,27 @@ def export_state(decoder: TextDecoder) -> dict[str, Tensor]:
             "diffusers' UniDiffuserTextDecoder has no place for them"
         )
     return {name: value.clone() for name, value in state.items()}
+
+
+def tokenizer_beside(source: Path, name: str | None) -> Any:
+    """GPT-2's tokenizer: from where the user says, or else from the folder ``text_tokenizer`` of diffusers' layout.
+
+    Args:
+        source: the folder that is converted.
+        name: folder or hub id; nothing is fetched without one.
+
+    Raises:
+        ValueError: if it is not there; says what to give.
+        OSError: if the hub does not answer.
+    """
+    if name is not None:
+        return find_tokenizer(locate(name, TOKENIZER_FILES))
+    if not (source / TOKENIZER_FOLDER).is_dir():
+        raise ValueError(
+            f"{source} has no {TOKENIZER_FOLDER}/. Give GPT-2's tokenizer: --tokenizer=FOLDER, with its vocab.json and "
+            f"merges.txt, or --tokenizer={GPT2} to fetch it"
+        )
+    return find_tokenizer(source / TOKENIZER_FOLDER)
 
 
 def find_tokenizer(folder: Path) -> Any:
