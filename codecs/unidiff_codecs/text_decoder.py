@@ -14,6 +14,12 @@ from torch.nn import functional as F
 from unidiff_core.codec.weights import locate, read_config, require
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+_BLANKS = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
+)
+"""Text with a blank too many → without it, in the order in which transformers 4 replaced them."""
 IGNORED = -100
 """Label of a token that carries no loss (torch's default)."""
 
@@ -84,7 +90,7 @@ class TextDecoder(nn.Module):
 
     @torch.no_grad()
     def generate(self, latents: Tensor, *, beams: int, max_new_tokens: int) -> list[str]:
-        """What is diffused → texts, by beam search with cached keys and values."""
+        """What is diffused → texts, by beam search with cached keys and values, cleaned up."""
         room = self.transformer.config.n_positions - self.prefix_length
         prefix = self.prefix(latents)
         ids = self.transformer.generate(
@@ -101,7 +107,7 @@ class TextDecoder(nn.Module):
 
     def _text(self, ids: list[int]) -> str:
         kept = ids[: ids.index(self.end)] if self.end in ids else ids
-        return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False)).strip()
+        return clean_up(str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))).strip()
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config, safetensors and tokenizer into an existing folder."""
@@ -128,6 +134,16 @@ class TextDecoder(nn.Module):
         decoder = cls(**config, tokenizer=read_tokenizer(folder))
         _load(decoder, folder / WEIGHTS)
         return decoder.eval().requires_grad_(False)
+
+
+def clean_up(text: str) -> str:
+    """A decoded text without the blanks before punctuation and contractions that captions of the web are written with.
+
+    The released code decodes with transformers 4, which did so by default; 5 refuses it for byte-level tokenizers.
+    """
+    for blank, plain in _BLANKS:
+        text = text.replace(blank, plain)
+    return text
 
 
 def read_tokenizer(folder: Path) -> Any:
