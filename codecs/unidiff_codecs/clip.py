@@ -24,7 +24,7 @@ def locate_clip(name: str) -> Path:
         ValueError: if there is none, or if its text tower would be fetched from elsewhere.
     """
     folder = locate(name, (CONFIG, WEIGHTS, STATISTICS))
-    require(folder, CONFIG, WEIGHTS)
+    require(folder, CONFIG, WEIGHTS, *([STATISTICS] if (folder / STATISTICS).is_file() else []))
     text = read_config(folder / CONFIG).get("model_cfg", {}).get("text_cfg", {})
     if foreign := [key for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]:
         raise ValueError(f"{folder / CONFIG}: {' and '.join(foreign)} would fetch files from a hub; not supported")

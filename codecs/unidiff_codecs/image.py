@@ -215,6 +215,7 @@ def _variant(folder: Path) -> str | None:
     """The only variant of weights in a folder; None if they are there without one."""
     require(folder, CONFIG)
     if (folder / AUTOENCODER_FILES[1]).is_file():
+        require(folder, AUTOENCODER_FILES[1])
         return None
     index = folder / f"{STEM}.safetensors.index.json"
     variants = sorted({match["name"] for path in folder.iterdir() if (match := _VARIANT.fullmatch(path.name))})

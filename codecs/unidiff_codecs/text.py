@@ -79,7 +79,7 @@ class TextCodec(FrozenCodec):
 
     @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor]) -> list[str]:
-        """``states`` → texts."""
+        """``states`` → texts, without blanks before punctuation (`clean_up`)."""
         decoder = self._load_decoder()
         texts: list[str] = []
         for states in latents["states"].split(TEXTS_AT_ONCE) if len(latents["states"]) else ():

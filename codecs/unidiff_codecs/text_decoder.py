@@ -14,6 +14,12 @@ from torch.nn import functional as F
 from unidiff_core.codec.weights import locate, read_config, require
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+_BLANKS = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
+)
+"""Text with a blank too many → without it, in the order in which transformers 4 replaced them."""
 IGNORED = -100
 """Label of a token that carries no loss (torch's default)."""
 
@@ -84,7 +90,7 @@ class TextDecoder(nn.Module):
 
     @torch.no_grad()
     def generate(self, latents: Tensor, *, beams: int, max_new_tokens: int) -> list[str]:
-        """What is diffused → texts, by beam search with cached keys and values."""
+        """What is diffused → texts, by beam search with cached keys and values, cleaned up."""
         room = self.transformer.config.n_positions - self.prefix_length
         prefix = self.prefix(latents)
         ids = self.transformer.generate(
@@ -101,7 +107,7 @@ class TextDecoder(nn.Module):
 
     def _text(self, ids: list[int]) -> str:
         kept = ids[: ids.index(self.end)] if self.end in ids else ids
-        return str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False)).strip()
+        return clean_up(str(self.tokenizer.decode(kept, clean_up_tokenization_spaces=False))).strip()
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config, safetensors and tokenizer into an existing folder."""
@@ -130,19 +136,37 @@ class TextDecoder(nn.Module):
         return decoder.eval().requires_grad_(False)
 
 
+def clean_up(text: str) -> str:
+    """A decoded text without the blanks before punctuation and contractions that captions of the web are written with.
+
+    The released code decodes with transformers 4, which did so by default; 5 refuses it for byte-level tokenizers.
+    """
+    for blank, plain in _BLANKS:
+        text = text.replace(blank, plain)
+    return text
+
+
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder's ``tokenizer.json``. Its class is fixed here and never taken from the folder."""
+    """The tokenizer of a folder's ``tokenizer.json``. Its class is fixed here and never taken from the folder.
+
+    Raises:
+        ValueError: if the file is no tokenizer.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER))
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / TOKENIZER))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ValueError(f"{folder / TOKENIZER} is not a tokenizer: {error}; get it again") from error
 
 
 def _load(decoder: TextDecoder, path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
     try:
         missing, unexpected = load_model(decoder, str(path), strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not fit its config: {error}") from error
     absent = sorted(set(missing) - {"mean", "std"})
     if absent or unexpected:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from unidiff_codecs.image import load_autoencoder
 from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_sizes
 from unidiff_codecs.released.state import listed, shapes_of
@@ -358,6 +359,61 @@ def test_model_directory_comes_back_bit_for_bit(directories, tokenizer, tmp_path
     assert one["modalities"]["image"]["codec"]["autoencoder"] == "autoencoder"
 
 
+def their_clip():
+    """What the pipeline holds of CLIP, which an export refers to."""
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    sizes = {"intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig(vocab_size=300, hidden_size=20, max_position_embeddings=LENGTH, **sizes)
+    vision = CLIPVisionConfig(hidden_size=8, projection_dim=CLIP_WIDTH, image_size=16, patch_size=8, **sizes)
+    symbols = ["<|startoftext|>", "<|endoftext|>", *"abcdefgh", *(f"{letter}</w>" for letter in "abcdefgh")]
+    return {
+        "text_encoder": scattered(CLIPTextModel(text)),
+        "image_encoder": scattered(CLIPVisionModelWithProjection(vision)),
+        "clip_image_processor": CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        "clip_tokenizer": CLIPTokenizer(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]),
+    }
+
+
+def test_an_export_opens_in_diffusers_pipeline(directories, tmp_path):
+    pipelines = pytest.importorskip("diffusers.pipelines.deprecated.unidiffuser", reason="diffusers dropped it")
+    out = tmp_path / "out"
+    main(["export", str(directories["v1"]), str(out), "--allow_hub"])
+    pipeline = pipelines.UniDiffuserPipeline.from_pretrained(out, **their_clip())
+    assert (pipeline.text_tokenizer.eos_token, pipeline.text_tokenizer.eos_token_id) == ("<|EOS|>", VOCABULARY)
+    model = load(directories["v1"])
+    ours, theirs = TextDecoder.from_pretrained(str(directories["v1"] / "text_decoder")), pipeline.text_tokenizer
+    for caption in CAPTIONS:
+        assert theirs.encode(caption) == ours.tokenizer.encode(caption)
+        assert theirs.decode([*theirs.encode(caption), VOCABULARY], skip_special_tokens=True) == caption
+    alphas = pipeline.scheduler.alphas_cumprod.sqrt()
+    alpha = model.modalities["image"].process.schedule.alpha(torch.arange(1, 1001.0))
+    torch.testing.assert_close(alphas, alpha, atol=1e-5, rtol=0)
+    assert largest_difference(model.backbone, pipeline.unet, inputs(0), 300, 700) <= 1e-5
+    pipeline.set_image_mode()  # it decodes a text of 67 tokens, for which this GPT-2 has no positions
+    sample = pipeline(num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    assert sample.images[0].size == (16, 16)
+
+
+def test_what_was_exported_comes_back_without_an_option(directories, tmp_path):
+    main(["export", str(directories["v1"]), str(tmp_path / "out"), "--allow_hub"])
+    main(["convert", str(tmp_path / "out"), str(tmp_path / "back")])
+    for name in ("tokenizer.json", "model.safetensors"):
+        one, other = (folder / "text_decoder" / name for folder in (directories["v1"], tmp_path / "back"))
+        assert one.read_bytes() == other.read_bytes()
+    (tmp_path / "out/text_tokenizer/tokenizer.json").unlink()  # an older one: vocab.json and merges.txt
+    main(["convert", str(tmp_path / "out"), str(tmp_path / "again")])
+    found = TextDecoder.from_pretrained(str(tmp_path / "again/text_decoder")).tokenizer
+    assert [found.decode(found.encode(caption)) for caption in CAPTIONS] == CAPTIONS
+
+
 def test_old_names_of_the_autoencoders_attention(diffusers_folder, tmp_path):
     source = shutil.copytree(diffusers_folder, tmp_path / "source")
     path = source / "vae/diffusion_pytorch_model.safetensors"
@@ -484,6 +540,69 @@ def test_what_is_not_a_state_dict(released, tokenizer, tmp_path, refused):
     assert "not a file of tensors" in refused("convert", source, tmp_path / "out", *options(tokenizer))
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 3806000000\n"
+STAND_INS = {
+    "git-LFS pointer to a file of 3,806,000,000 bytes. Run `git lfs pull`": lambda real: POINTER,
+    "a web page": lambda real: b"\n<!DOCTYPE html>\n<html>Sign in</html>",
+    "empty; download it again": lambda real: b"",
+    "half a download": lambda real: real[: len(real) // 2],
+}
+
+
+@pytest.mark.parametrize("file", ["uvit_v0.pth", "caption_decoder.pth", "autoencoder_kl.pth"])
+@pytest.mark.parametrize("says", STAND_INS)
+def test_what_lies_in_place_of_a_released_file_is_said(released, tokenizer, tmp_path, refused, file, says):
+    source = shutil.copytree(released["v0"], tmp_path / "source")
+    (source / file).write_bytes(STAND_INS[says]((source / file).read_bytes()))
+    said = refused("convert", source, tmp_path / "out", *options(tokenizer))
+    assert f"{file} is not a file of tensors: it is" in said and says in said
+    assert "weights_only" not in said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"hello", b"\0" * 600, b"\x80\x02}q"])
+def test_nobody_is_advised_to_open_a_broken_file_unsafely(released, tokenizer, tmp_path, refused, content):
+    source = shutil.copytree(released["v0"], tmp_path / "source")
+    (source / "uvit_v0.pth").write_bytes(content)
+    said = refused("convert", source, tmp_path / "out", *options(tokenizer))
+    assert "download it again" in said and "weights_only" not in said and "two options" not in said
+
+
+def test_code_in_a_file_is_named_without_advice_to_run_it(released, tokenizer, tmp_path, refused):
+    source = shutil.copytree(released["v0"], tmp_path / "source")
+    for is_zip in (True, False):
+        torch.save({"weight": Code("x")}, source / "uvit_v0.pth", _use_new_zipfile_serialization=is_zip)
+        said = refused("convert", source, tmp_path / "out", *options(tokenizer))
+        assert "which is code" in said and "weights_only" not in said and "two options" not in said
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json", "merges.txt"])
+def test_a_pointer_in_place_of_the_tokenizer(released, tmp_path, refused, diffusers_folder, tokenizer, file):
+    place = shutil.copytree(
+        tokenizer if file == "tokenizer.json" else diffusers_folder / "text_tokenizer", tmp_path / "t"
+    )
+    (place / file).write_bytes(POINTER)
+    assert f"{file} is not a file of text: it is a git-LFS" in refused(
+        "convert", released["v0"], tmp_path / "out", *options(place)
+    )
+    (place / file).write_text("[1")
+    assert f"{file}" in (said := refused("convert", released["v0"], tmp_path / "out", *options(place)))
+    assert "not a tokenizer" in said
+
+
+@pytest.mark.parametrize("says", STAND_INS)
+def test_what_lies_in_place_of_a_models_files_is_said(directories, tmp_path, says):
+    folder = shutil.copytree(directories["v1"], tmp_path / "model")
+    for name, use in {
+        "text_decoder/model.safetensors": lambda: TextDecoder.from_pretrained(str(folder / "text_decoder")),
+        "autoencoder/diffusion_pytorch_model.safetensors": lambda: load_autoencoder(str(folder / "autoencoder")),
+        "model.safetensors": lambda: load(folder),
+    }.items():
+        (folder / name).write_bytes(STAND_INS[says]((folder / name).read_bytes()))
+        with pytest.raises(ValueError, match="is not a file of tensors: it is") as error:
+            use()
+        assert says in str(error.value) and name in str(error.value)
+
+
 def test_what_is_left_out_is_said(released, tokenizer, tmp_path, capsys):
     convert(released["v0"], tmp_path / "model", tokenizer)
     said = capsys.readouterr().out
@@ -506,12 +625,53 @@ def test_options_and_files_that_do_not_fit(released, tokenizer, diffusers_folder
     assert "name the folder to convert first" in refused("convert")
     both = shutil.copytree(source, tmp_path / "both")
     shutil.copy(both / "uvit_v0.pth", both / "uvit_v1.pth")
-    assert "two networks" in refused("convert", both, out, *options(tokenizer))
+    said = refused("convert", both, out, *options(tokenizer))
+    assert "two networks" in said and "--network=uvit_v1.pth" in said
+    assert "lacks uvit_v1.pth" in refused("convert", source, out, *options(tokenizer, "--network=uvit_v1.pth"))
     (both / "caption_decoder.pth").unlink()
     assert "lacks caption_decoder.pth" in refused("convert", both, out, *options(tokenizer))
     shutil.copytree(diffusers_folder, both, dirs_exist_ok=True)
-    assert "several layouts: DiffusersFolder, ReleasedFolder" in refused("convert", both, out)
+    said = refused("convert", both, out)
+    assert "several layouts: DiffusersFolder, ReleasedFolder" in said and "--layout" in said
+    said = refused("convert", both, out, "--layout", "Released")
+    assert "unknown layout 'Released'; known: DiffusersFolder, ReleasedFolder" in said
+    assert "unknown layout" in refused("convert", both, out, "--layout=x", "--help")
     assert not out.exists()
+
+
+def test_a_snapshot_of_both_layouts_and_both_versions_needs_no_file_moved(
+    released, directories, diffusers_folder, tokenizer, tmp_path, capsys
+):
+    both = shutil.copytree(diffusers_folder, tmp_path / "both")
+    for version in ("v0", "v1"):
+        shutil.copytree(released[version], both, dirs_exist_ok=True)
+    for version in ("v0", "v1"):
+        out = tmp_path / version
+        convert(both, out, tokenizer, "--layout=ReleasedFolder", f"--network=uvit_{version}.pth")
+        assert_same(load_file(out / "model.safetensors"), load_file(directories[version] / "model.safetensors"))
+    main(["convert", str(both), str(tmp_path / "theirs"), "--layout", "DiffusersFolder"])
+    assert_same(load_file(tmp_path / "theirs/model.safetensors"), load_file(directories["v1"] / "model.safetensors"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["convert", str(both), "--layout=ReleasedFolder", "--help"])
+    assert "--network" in capsys.readouterr().out
+
+
+def test_no_tokenizer_is_fetched_that_nobody_named(
+    released, tokenizer, diffusers_folder, directories, tmp_path, refused
+):
+    source = shutil.copytree(released["v0"], tmp_path / "source")
+    said = refused("convert", source, tmp_path / "out", *options(tokenizer)[1:])
+    assert "--tokenizer=FOLDER, with its vocab.json and merges.txt, or --tokenizer=hf-hub:openai-community/gpt2" in said
+    shutil.copytree(diffusers_folder / "text_tokenizer", source / "text_tokenizer")
+    main(["convert", str(source), str(tmp_path / "out"), *options(tokenizer)[1:]])
+    found = TextDecoder.from_pretrained(str(tmp_path / "out/text_decoder"))
+    wanted = TextDecoder.from_pretrained(str(directories["v0"] / "text_decoder"))
+    assert found.tokenizer.get_vocab() == wanted.tokenizer.get_vocab()
+    assert all(found.tokenizer.encode(text) == wanted.tokenizer.encode(text) for text in CAPTIONS)
+    folder = shutil.copytree(diffusers_folder, tmp_path / "theirs")
+    shutil.rmtree(folder / "text_tokenizer")
+    assert "has no text_tokenizer/. Give GPT-2's" in refused("convert", folder, tmp_path / "other")
 
 
 def test_nothing_is_overwritten_unasked(released, tokenizer, tmp_path, refused, directories):

@@ -42,6 +42,40 @@ def test_states_are_those_after_the_final_norm_padded_with_the_end_token(clip):
     torch.testing.assert_close(pooled, tower.clip.encode_text(ids)[0], atol=1e-5, rtol=1e-5)
 
 
+CLEANED = {
+    "a picture drawn by hand .": "a picture drawn by hand.",
+    "a cat , a dog , and a bird": "a cat, a dog, and a bird",
+    "is this an owl ?": "is this an owl?",
+    "stop !": "stop!",
+    "the dog 's bone": "the dog's bone",
+    "it does n't rain": "it doesn't rain",
+    "i 'm on a horse": "i'm on a horse",
+    "they 've gone home": "they've gone home",
+    "we 're at the sea .": "we're at the sea.",
+    "rock ' n ' roll": "rock'n'roll",
+    "the boys ' room": "the boys'room",
+    "no . 5 , from 1920": "no. 5, from 1920",
+    "3 . 5 meters": "3. 5 meters",
+    "3.5 meters for 1,000 people": "3.5 meters for 1,000 people",
+    "wait . . .": "wait...",
+    "what ? !": "what?!",
+    "a sign ( red ) : stop ; go": "a sign ( red ) : stop ; go",
+    '"hello" , he said .': '"hello", he said.',
+    "it's 5 o'clock.": "it's 5 o'clock.",
+    "he 'll be 30 , and she 'd be 29 .": "he 'll be 30, and she 'd be 29.",
+    "l'été , un café à 2 € .": "l'été, un café à 2 €.",
+}
+
+
+@pytest.mark.parametrize("written", CLEANED)
+def test_a_decoded_caption_is_cleaned_up_as_the_originals_is(text_decoder, monkeypatch, written):
+    decoder = TextDecoder.from_pretrained(str(text_decoder))
+    ids = decoder.tokenize([f" {written}"])
+    monkeypatch.setattr(decoder.transformer, "generate", lambda **options: ids)
+    assert decoder.generate(torch.zeros(1, 10, 4), beams=1, max_new_tokens=67) == [CLEANED[written]]
+    assert decoder.tokenizer.clean_up_tokenization(written) == CLEANED[written]
+
+
 def test_the_prefix_carries_no_loss(text_decoder):
     decoder = TextDecoder.from_pretrained(str(text_decoder))
     ids = decoder.tokenize(["a red one", "a green three"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from inspect import getdoc
 from pathlib import Path
@@ -17,7 +18,8 @@ USAGE = "unidiffuser convert SOURCE OUT [options]"
 DESCRIPTION = f"""usage: {USAGE}
 
 Convert a folder of weights in another layout to a model directory, which is written whole or not at all. The layout is
-recognised by the names of the files. Every key is checked; what is left out is said. `unidiffuser export` goes back.
+recognised by the names of the files; where they are of several, `--layout` says which. Every key is checked; what is
+left out is said. `unidiffuser export` goes back.
 
   unidiffuser convert downloads/ runs/unidiffuser-v1 --tokenizer downloads/gpt2
   unidiffuser sample runs/unidiffuser-v1 "image | text" --given text="an owl" --guidance 7 --allow_hub
@@ -40,8 +42,8 @@ def run(argv: Sequence[str]) -> None:
 
     from unidiff_core.serialization.converter import find_converter, import_model
 
-    source = Path(argv[0])
-    options, converter = _parse(find_converter(source, registry), argv)
+    source = Path(argv[0]).expanduser()
+    options, converter = _parse(find_converter(source, registry, _layout(argv)), argv)
     report = import_model(converter, source, Path(options.out), overwrite=options.overwrite)
     show(report, options.out)
 
@@ -69,16 +71,25 @@ def _summary(cls: type) -> str:
     return (getdoc(cls) or "").partition("\n")[0]
 
 
+def _layout(argv: Sequence[str]) -> str | None:
+    """What ``--layout`` says: it is needed first, because the other options depend on it."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--layout", nargs="?")
+    layout: str | None = parser.parse_known_args(list(argv))[0].layout
+    return layout
+
+
 def _parse(cls: type[Converter], argv: Sequence[str]) -> tuple[Any, Converter]:
     """The command's options, and the converter made from its own."""
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser as OptionParser
 
     from unidiff_core.cli.option import PARSER_OPTIONS
 
     text = f"{_summary(cls)}\n\nSOURCE: {cls.layout}"
-    parser = ArgumentParser(**PARSER_OPTIONS | {"prog": "unidiffuser convert", "usage": USAGE, "description": text})
+    parser = OptionParser(**PARSER_OPTIONS | {"prog": "unidiffuser convert", "usage": USAGE, "description": text})
     parser.add_argument("source", type=str, help="Folder to convert.")
     parser.add_argument("out", type=str, help="Model directory to write.")
+    parser.add_argument("--layout", type=str, help="Layout of SOURCE, where it holds files of several.")
     parser.add_argument("--overwrite", action="store_true", help="Replace OUT if it is a model directory.")
     names = parser.add_class_arguments(cls, fail_untyped=False)
     options = parser.parse_args(list(argv))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unidiff_core.foundation.stand_in import check_real
+
 HUB = "hf-hub:"
 """What a name must begin with to be fetched from the Hugging Face hub. Without it nothing is ever fetched."""
 
@@ -53,13 +55,15 @@ def _fetch(name: str, patterns: Sequence[str]) -> Path:
 
 
 def require(folder: Path, *names: str) -> None:
-    """Check that a folder of weights holds the files called `names`.
+    """Check that a folder of weights holds the files called `names`, and that none is a stand-in for the real one.
 
     Raises:
-        ValueError: naming what is absent.
+        ValueError: naming what is absent, or saying what lies in its place.
     """
     if absent := [name for name in names if not (folder / name).is_file()]:
         raise ValueError(f"{folder} lacks {' and '.join(absent)}; only config + safetensors are read, never a pickle")
+    for name in names:
+        check_real(folder / name)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -74,21 +74,28 @@ class Converter(ABC):
         return cls.write is not Converter.write
 
 
-def find_converter(source: Path, registry: Registry) -> type[Converter]:
-    """The registered converter that recognises a folder.
+def find_converter(source: Path, registry: Registry, layout: str | None = None) -> type[Converter]:
+    """The registered converter that recognises a folder, or the one that was named.
+
+    Args:
+        source: the folder.
+        registry: of the converters.
+        layout: a converter's name; needed where the folder holds files of several layouts.
 
     Raises:
-        ValueError: if none does, or more than one; lists what is known.
+        ValueError: if no such converter is registered, none recognises the folder, or several do; lists what is known.
     """
     if not source.is_dir():
         raise ValueError(f"no such folder: {source}")
     known: dict[str, Any] = {name: row.cls for name, row in sorted(registry.of_kind(Converter).items())}
-    found = [name for name, cls in known.items() if cls.recognises(source)]
+    if layout is not None and layout not in known:
+        raise ValueError(f"unknown layout {layout!r}; known: {', '.join(known) or 'none'}")
+    found = [name for name, cls in known.items() if cls.recognises(source)] if layout is None else [layout]
     if len(found) == 1:
         cls: type[Converter] = known[found[0]]
         return cls
     if found:
-        raise ValueError(f"{source} could be of several layouts: {', '.join(found)}; leave one converter's files in it")
+        raise ValueError(f"{source} could be of several layouts: {', '.join(found)}; say which with --layout")
     layouts = "; ".join(f"{name}: {cls.layout}" for name, cls in known.items()) or "none"
     hints = "".join(f" {failure}" for failure in registry.failures)
     raise ValueError(f"{source} is of no known layout. Known layouts: {layouts}.{hints}")

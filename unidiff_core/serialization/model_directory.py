@@ -23,6 +23,7 @@ from unidiff_core.foundation.atomic import write_text
 from unidiff_core.foundation.finite import non_finite
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.registry import Registry
+from unidiff_core.foundation.stand_in import check_real
 from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import modality_of_parameter
 from unidiff_core.serialization.description import Description, ModelDirectoryError, Pretrained, build, describe
@@ -194,8 +195,9 @@ def _weights_path(folder: str | Path, weights: Literal["ema", "model"]) -> Path:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
+        check_real(path)
         state = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
     if name := non_finite(state):
         raise ModelDirectoryError(f"the weights {path} are not finite, {name} for one; train or copy them again")

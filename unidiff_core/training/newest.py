@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unidiff_core.foundation.stand_in import torch_reason
+
 NEEDED = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step")
 """What a checkpoint to go on from has."""
 
@@ -85,5 +87,5 @@ def _content(path: str | Path, needed: Iterable[str]) -> dict[str, Tensor]:
     except Exception as error:  # torch and zipfile name a dozen kinds of damage
         raise DamagedError(
             f"{path} is not a checkpoint that can be read safely and to its end ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:100]}); give one that `fit` wrote"
+            f"{torch_reason(error)}); give one that `fit` wrote"
         ) from error

@@ -11,19 +11,19 @@ import torch
 from unidiff_codecs.image import ImageCodec, load_autoencoder
 from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.model import IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
-from unidiff_codecs.released.released_folder import TOKENIZER_FILES
+from unidiff_codecs.released.pipeline import CLIP, write_index, write_scheduler, write_tokenizer
 from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_sizes
 from unidiff_codecs.released.state import check_names, check_shapes, find_weights, read_state, shapes_of
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
 from unidiff_core import Converter, ForwardProcess, Gaussian
-from unidiff_core.codec.weights import locate, read_config, require
+from unidiff_core.codec.weights import read_config, require
 from unidiff_core.network.uvit import UViT
 from unidiff_core.process.gaussian.schedule import ScaledLinear
 from unidiff_core.serialization.converter import Report
 from unidiff_core.serialization.description import Description, Pretrained
 
-NETWORK, AUTOENCODER, TEXT_DECODER, TOKENIZER = "unet", "vae", "text_decoder", "text_tokenizer"
+NETWORK, AUTOENCODER, TEXT_DECODER, TOKENIZER = "unet", "vae", "text_decoder", text_decoder.TOKENIZER_FOLDER
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
 
@@ -39,8 +39,8 @@ class DiffusersFolder(Converter):
 
     layout: ClassVar[str] = f"{NETWORK}/, {AUTOENCODER}/, {TEXT_DECODER}/, each with {CONFIG} and its weights"
     not_exported: ClassVar[str] = (
-        "image_encoder, text_encoder, image processor, tokenizers and scheduler, which a UniDiffuserPipeline needs too "
-        "(take them from thu-ml/unidiffuser-v1)"
+        f"{', '.join(CLIP)}, which a UniDiffuserPipeline needs too "
+        "(pass to its `from_pretrained` those of thu-ml/unidiffuser-v1)"
     )
 
     def __init__(
@@ -82,6 +82,9 @@ class DiffusersFolder(Converter):
         _write(folder / TEXT_DECODER, text_decoder.diffusers_config(decoder), text_decoder.export_state(decoder))
         _write(folder / NETWORK, config, network.export_state(state, sizes, "diffusers"))
         load_autoencoder(image.autoencoder).save_pretrained(folder / AUTOENCODER, safe_serialization=True)  # type: ignore[operator]
+        write_tokenizer(folder, decoder)
+        write_scheduler(folder, ScaledLinear())
+        write_index(folder)
         if model.description.licence:
             head = f"---\nlicense: {json.dumps(model.description.licence)}\n---\n\n"
             (folder / "README.md").write_text(f"{head}{model.description.terms}\n")
@@ -90,11 +93,10 @@ class DiffusersFolder(Converter):
     def _read_decoder(self, source: Path, report: Report) -> TextDecoder:
         folder = source / TEXT_DECODER
         sizes = text_decoder.diffusers_sizes(read_config(folder / CONFIG), folder / CONFIG)
-        place = source / TOKENIZER if self.tokenizer is None else locate(self.tokenizer, TOKENIZER_FILES)
         if (found := sizes["gpt"].get("activation_function", "gelu_new")) != "gelu_new":
             report.add(f"{TEXT_DECODER}/{CONFIG} says {found}, which is kept; the released GPT-2 has gelu_new")
         path = find_weights(folder)
-        tokenizer = text_decoder.find_tokenizer(place)
+        tokenizer = text_decoder.tokenizer_beside(source, self.tokenizer)
         return text_decoder.import_decoder(read_state(path, report), sizes, tokenizer, "diffusers", path, report)
 
     def _report_rest(self, source: Path, report: Report) -> None:

@@ -21,7 +21,6 @@ from unidiff_core.serialization.description import Description, Pretrained, desc
 LICENCE = "AGPL-3.0"
 IMAGE_CLIP = "hf-hub:timm/vit_base_patch32_clip_224.openai"
 TEXT_CLIP = "hf-hub:timm/vit_large_patch14_clip_224.openai"
-GPT2 = "hf-hub:openai-community/gpt2"
 
 
 @dataclass

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from unidiff_codecs.released import autoencoder, network, text_decoder
-from unidiff_codecs.released.model import GPT2, IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
+from unidiff_codecs.released.model import IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
 from unidiff_codecs.released.sizes import released_sizes
 from unidiff_codecs.released.state import read_state
 from unidiff_core import Converter
-from unidiff_core.codec.weights import locate
 from unidiff_core.serialization.converter import Report
 from unidiff_core.serialization.description import Pretrained
 
 NETWORKS = ("uvit_v0.pth", "uvit_v1.pth")
 TEXT_DECODER, AUTOENCODER = "caption_decoder.pth", "autoencoder_kl.pth"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
 
 class ReleasedFolder(Converter):
     """Reads the files that UniDiffuser's authors released; writes none.
 
     Args:
-        tokenizer: folder or hub id of GPT-2's tokenizer, which the files do not hold.
+        network: file of the network, where both are there.
+        tokenizer: folder or hub id of GPT-2's tokenizer, which the files do not hold; the text_tokenizer beside them if
+            not given.
         image_clip: folder or hub id of the open_clip model that gives the image feature; it is referred to, not copied.
         text_clip: the same, for the text states.
         length: number of text states.
@@ -36,7 +36,8 @@ class ReleasedFolder(Converter):
 
     def __init__(
         self,
-        tokenizer: str = GPT2,
+        network: Literal["uvit_v0.pth", "uvit_v1.pth"] | None = None,
+        tokenizer: str | None = None,
         image_clip: str = IMAGE_CLIP,
         text_clip: str = TEXT_CLIP,
         length: int = 77,
@@ -44,6 +45,7 @@ class ReleasedFolder(Converter):
         text_decoder_heads: int | None = None,
         licence: str = LICENCE,
     ) -> None:
+        self.network = network
         self.tokenizer, self.length = tokenizer, length
         self.heads, self.text_decoder_heads = heads, text_decoder_heads
         self.options = Options(image_clip, text_clip, licence)
@@ -55,8 +57,8 @@ class ReleasedFolder(Converter):
 
     def read(self, source: Path, folder: Path, report: Report) -> Pretrained:
         """See `Converter.read`."""
-        file = _network_file(source)
-        tokenizer = text_decoder.find_tokenizer(locate(self.tokenizer, TOKENIZER_FILES))
+        file = _network_file(source, self.network)
+        tokenizer = text_decoder.tokenizer_beside(source, self.tokenizer)
         state = read_state(file, report)
         sizes = released_sizes(state, length=self.length, heads=self.heads, path=file)
         weights = network.import_state(state, sizes, "released", file)
@@ -77,17 +79,18 @@ def _autoencoder(path: Path, report: Report) -> object:
     return autoencoder.import_released(state, autoencoder.released_config(state, path=path), path)
 
 
-def _network_file(source: Path) -> Path:
-    """The one network among the files; all files must be there.
+def _network_file(source: Path, name: str | None) -> Path:
+    """The network called `name`, or the only one; all files must be there.
 
     Raises:
-        ValueError: naming what is absent, or if there are two networks.
+        ValueError: naming what is absent, or if there are two networks and no name.
     """
-    found = [name for name in NETWORKS if (source / name).is_file()]
+    wanted = NETWORKS if name is None else (name,)
+    found = [name for name in wanted if (source / name).is_file()]
     absent = [name for name in (TEXT_DECODER, AUTOENCODER) if not (source / name).is_file()]
-    absent += [] if found else [" or ".join(NETWORKS)]
+    absent += [] if found else [" or ".join(wanted)]
     if absent:
         raise ValueError(f"{source} lacks {', '.join(absent)}")
     if len(found) > 1:
-        raise ValueError(f"{source} holds two networks, {' and '.join(found)}; leave the one that is meant")
+        raise ValueError(f"{source} holds two networks, {' and '.join(found)}; say which with --network={found[-1]}")
     return source / found[0]

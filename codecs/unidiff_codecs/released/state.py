@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from unidiff_core.foundation.stand_in import check_real, torch_reason
 from unidiff_core.serialization.converter import Report
 
 Layout = Literal["released", "diffusers"]
@@ -29,9 +29,10 @@ def read_state(path: Path, report: Report) -> dict[str, Tensor]:
     """The tensors of a file: safetensors, or a pickle of tensors opened with ``weights_only=True`` and no fallback.
 
     Raises:
-        ValueError: if it cannot be read, or holds anything but named tensors.
+        ValueError: if it cannot be read, or holds anything but named tensors; says what it is, as far as can be told.
         OSError: if it is not there.
     """
+    check_real(path)
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     narrow = [value.dtype for value in state.values() if value.is_floating_point() and value.dtype != torch.float32]
     if narrow:
@@ -42,10 +43,10 @@ def read_state(path: Path, report: Report) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # torch and pickle name a dozen kinds of damage
         raise ValueError(
-            f"{path} is not a file of tensors alone, and nothing else is opened, because it could run code: {reason}"
+            f"{path} is not a file of tensors alone, and nothing else is opened, because it could run code: "
+            f"{torch_reason(error)}. If it should hold only tensors, download it again and compare its size"
         ) from error
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")

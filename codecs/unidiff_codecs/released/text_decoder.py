@@ -12,11 +12,14 @@ from torch import Tensor
 
 from unidiff_codecs.released.state import Layout, State, check_names, check_shapes, check_telling, listed
 from unidiff_codecs.text_decoder import TOKENIZER, TextDecoder, read_tokenizer
+from unidiff_core.codec.weights import locate, require
 from unidiff_core.serialization.converter import Report
 
 _GPT2 = "transformer.transformer"
 WORDS, HEAD = f"{_GPT2}.wte.weight", "transformer.lm_head.weight"
 """GPT-2's embedding, and its output layer, which is the same matrix."""
+TOKENIZER_FOLDER, TOKENIZER_FILES = "text_tokenizer", ("tokenizer.json", "vocab.json", "merges.txt")
+GPT2 = "hf-hub:openai-community/gpt2"
 STATISTICS = ("mean", "std")
 """What our decoder has besides: it standardises the states. 0 and 1 in released weights."""
 
@@ -137,21 +140,47 @@ def export_state(decoder: TextDecoder) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in state.items()}
 
 
+def tokenizer_beside(source: Path, name: str | None) -> Any:
+    """GPT-2's tokenizer: from where the user says, or else from the folder ``text_tokenizer`` of diffusers' layout.
+
+    Args:
+        source: the folder that is converted.
+        name: folder or hub id; nothing is fetched without one.
+
+    Raises:
+        ValueError: if it is not there; says what to give.
+        OSError: if the hub does not answer.
+    """
+    if name is not None:
+        return find_tokenizer(locate(name, TOKENIZER_FILES))
+    if not (source / TOKENIZER_FOLDER).is_dir():
+        raise ValueError(
+            f"{source} has no {TOKENIZER_FOLDER}/. Give GPT-2's tokenizer: --tokenizer=FOLDER, with its vocab.json and "
+            f"merges.txt, or --tokenizer={GPT2} to fetch it"
+        )
+    return find_tokenizer(source / TOKENIZER_FOLDER)
+
+
 def find_tokenizer(folder: Path) -> Any:
     """GPT-2's tokenizer from a folder with ``tokenizer.json``, or with ``vocab.json`` and ``merges.txt``.
 
     Raises:
-        ValueError: if neither is there.
+        ValueError: if neither is there, or what is there is no tokenizer.
     """
     if (folder / TOKENIZER).is_file():
+        require(folder, TOKENIZER)
         return read_tokenizer(folder)
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if not (vocabulary.is_file() and merges.is_file()):
         raise ValueError(f"{folder} has neither {TOKENIZER} nor {vocabulary.name} and {merges.name}: no tokenizer")
+    require(folder, vocabulary.name, merges.name)
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer: Any = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    try:
+        tokenizer: Any = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ValueError(f"{vocabulary} and {merges} are not a tokenizer: {error}; get them again") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)

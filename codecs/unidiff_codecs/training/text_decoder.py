@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unidiff_codecs.clip import TextState
-from unidiff_codecs.text_decoder import IGNORED, TextDecoder, read_tokenizer
+from unidiff_codecs.text_decoder import IGNORED, TextDecoder, clean_up, read_tokenizer
 from unidiff_codecs.training.data import CaptionData
 from unidiff_core import Columns, NetworkTraining
 from unidiff_core.codec.weights import locate
@@ -179,4 +179,5 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
 
 
 def _share(decoded: list[str], texts: list[str]) -> float:
+    texts = [clean_up(text) for text in texts]  # as what is decoded is
     return sum(one == other for one, other in zip(decoded, texts, strict=True)) / len(texts)

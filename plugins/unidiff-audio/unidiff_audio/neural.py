@@ -104,10 +104,11 @@ class NeuralAudioCodec(WaveformCodec):
         import transformers
 
         folder = locate(self.model, (CONFIG, WEIGHTS))
-        require(folder, CONFIG, WEIGHTS)
+        require(folder, CONFIG)
         kind = read_config(folder / CONFIG).get("model_type")
         if kind not in MODELS:
             raise ValueError(f"{folder / CONFIG} is of a {kind!r}; known: {', '.join(MODELS)}")
+        require(folder, WEIGHTS)
         network: Any = getattr(transformers, MODELS[kind]).from_pretrained(
             str(folder), use_safetensors=True, local_files_only=True
         )
