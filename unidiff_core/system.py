@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from unidiff_core.codec.codec import Raw, check_latent
 from unidiff_core.foundation import randomness
 from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.clipping import clip_gradients
 from unidiff_core.foundation.distributed import gathered
 from unidiff_core.foundation.finite import NonFiniteError, non_finite
 from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, stream_of
@@ -207,6 +208,15 @@ class UniDiffuser(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the trainer says."""
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # --- the network ---
 
