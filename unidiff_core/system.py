@@ -35,6 +35,7 @@ from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.serialization.description import Description, describe
 from unidiff_core.serialization.model_directory import load_weights, read_description, save
+from unidiff_core.training.accumulation import Accumulation
 from unidiff_core.training.dropping import predicted_on_kept
 from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.fsdp import distribute
@@ -190,7 +191,7 @@ class UniDiffuser(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
         given = self.trainer.callbacks  # type: ignore[attr-defined]
-        needed = (SkipNonFinite, Resume, Requeue)
+        needed = (SkipNonFinite, Resume, Accumulation, Requeue)
         return [make() for make in needed if not any(isinstance(row, make) for row in given)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
