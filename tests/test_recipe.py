@@ -12,7 +12,9 @@ import yaml
 from safetensors.torch import load_file, save
 
 from unidiff_core.cli import encode, evaluate, fit, fit_codec, shards
+from unidiff_core.data.samples import Samples, StoredDataset
 from unidiff_core.data.shard import MANIFEST, write_manifest, write_shard, write_shards
+from unidiff_core.data.tensors import TensorsInMemory
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.serialization.description import describe_codecs
 
@@ -34,9 +36,9 @@ def instantiate(command: str, arguments: list[str]):
     match command:
         case "fit":
             fit.prepare()
-            return fit.UniDiffuserCLI("fit", [*arguments, "--trainer.accelerator=cpu", "--trainer.precision=32-true"])
+            return fit.UniDiffuserCLI("fit", [*arguments, "--trainer.accelerator=cpu"])
         case "fit-codec":
-            return fit_codec._parse([*arguments, "--trainer.accelerator=cpu", "--trainer.precision=32-true"])
+            return fit_codec._parse([*arguments, "--trainer.accelerator=cpu"])
         case "evaluate":
             arguments = ["a_model_directory", *arguments]
     parser = {"shards": shards, "encode": encode, "evaluate": evaluate}[command]._parser()
@@ -115,6 +117,39 @@ def test_recipe_begins_with_its_launch_line_an_override_and_what_to_expect(path)
     assert all(line.startswith("#") for line in lines)
     assert str(path.relative_to(ROOT)) in head and f"unidiffuser {command_of(path)}" in head
     assert "Override:" in head and "Expect" in head
+
+
+class MadeUp(Samples):
+    """Random stored latents of a model's modalities."""
+
+    def open(self, where, codecs, device):
+        generator = torch.Generator().manual_seed(0)
+        shapes = {f"{name}.{key}": shape for name, codec in codecs.items() for key, shape in codec.shapes.items()}
+        stored = {  # of the image's latent, mean and log-variance
+            key: torch.randn(8, first * (2 if key == "image.ae" else 1), *rest, generator=generator)
+            for key, (first, *rest) in shapes.items()
+        }
+        return StoredDataset(TensorsInMemory(stored, {}))
+
+
+FIT = [path for path in RECIPES if command_of(path) == "fit"]
+
+
+@pytest.mark.parametrize("path", FIT, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_recipe_takes_two_steps_in_its_own_precision(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if folders := latents_of(path):
+        encode_nothing(encode_recipe_of(path), *folders)
+    sizes = ["--data.num_workers=0", "--data.batch_size=4", "--data.micro_batch_size=2", "--trainer.max_steps=2"]
+    sizes += ["--trainer.val_check_interval=2", "--trainer.enable_progress_bar=false", "--model.lr_scheduler.steps=1"]
+    sizes += ["--trainer.gradient_clip_val=1.0", "--begin_from=null"]
+    cli = instantiate("fit", [*small(path), *sizes])
+    cli.datamodule.samples = MadeUp()
+    cli.run()
+    files = [Path(part) for part in small(path) if part.endswith(".yaml")]
+    named = [yaml.safe_load(file.read_text()).get("trainer", {}).get("precision") for file in files]
+    assert cli.trainer.precision == next(filter(None, reversed(named)), "32-true")
+    assert cli.trainer.global_step == 2 and torch.isfinite(cli.trainer.callback_metrics["validation/loss"])
 
 
 def latents(folder: Path, side: int, recipe: str, num: int = 8) -> str:

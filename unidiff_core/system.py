@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from unidiff_core.codec.codec import Raw, check_latent
 from unidiff_core.foundation import randomness
 from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.clipping import clip_gradients
 from unidiff_core.foundation.distributed import gathered
 from unidiff_core.foundation.finite import NonFiniteError, non_finite
 from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, stream_of
@@ -34,6 +35,7 @@ from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.serialization.description import Description, describe
 from unidiff_core.serialization.model_directory import load_weights, read_description, save
+from unidiff_core.training.accumulation import Accumulation
 from unidiff_core.training.dropping import predicted_on_kept
 from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.fsdp import distribute
@@ -189,7 +191,7 @@ class UniDiffuser(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
         given = self.trainer.callbacks  # type: ignore[attr-defined]
-        needed = (SkipNonFinite, Resume, Requeue)
+        needed = (SkipNonFinite, Resume, Accumulation, Requeue)
         return [make() for make in needed if not any(isinstance(row, make) for row in given)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -207,6 +209,15 @@ class UniDiffuser(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the trainer says."""
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # --- the network ---
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.optim import Optimizer
+
+from unidiff_core.foundation.clipping import clip_gradients
 
 
 class CodecTraining(pl.LightningModule, ABC):
@@ -44,14 +47,24 @@ class NetworkTraining(CodecTraining):
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
 
     def configure_optimizers(self) -> Any:
-        """Fused AdamW on what requires a gradient."""
+        """AdamW on what requires a gradient; fused, but under 16-mixed, where Lightning clips no fused one."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
         optimizer = torch.optim.AdamW(
-            trained, lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=True
+            trained, lr=self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.99), fused=fused
         )
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._factor(step / steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As the trainer says."""
+        clip_gradients(self, optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _factor(self, progress: float) -> float:
         return min(progress / self.warmup + 1e-3, 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))

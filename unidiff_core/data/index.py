@@ -1,13 +1,14 @@
-"""An index of shards: where each sample's members lie, so that any sample is read from a memory map, and no other."""
+"""An index of shards: where each sample's members lie, so that any sample is read from a memory map, and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +40,8 @@ class ShardIndex:
         lengths: member ending → int64 ``[n]``, bytes.
         layout: int32 ``[n]``, which of `headers` a sample's stored tensors have, `ABSENT` if nothing is stored.
         headers: the different safetensors headers, most data sets having one.
+        sums: int64 ``[n]``, the CRC-32 of each sample's stored tensors, which is checked when they are read; None if
+            nothing is.
     """
 
     shards: Sequence[Path]
@@ -47,6 +50,7 @@ class ShardIndex:
     lengths: dict[str, Tensor]
     layout: Tensor
     headers: list[str]
+    sums: Tensor | None = None
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -69,7 +73,14 @@ class ShardIndex:
         return None if start == ABSENT else self._map(int(self.shard[row]))[start : start + length].tobytes()
 
     def gather(self, rows: Tensor, ending: str, skip: int, width: int) -> Tensor:
-        """`width` bytes of each row's member after the first `skip`: uint8 ``[b, width]``."""
+        """`width` bytes of each row's member after the first `skip`: uint8 ``[b, width]``.
+
+        Raises:
+            ValueError: if a row's stored tensors are not what was indexed; names it.
+        """
+        if self.sums is not None and ending == STORED:
+            for row in rows.tolist():
+                self._check(row, int(self.sums[row]))
         gathered = np.empty((len(rows), width), dtype=np.uint8)
         starts = (self.starts[ending][rows] + skip).tolist()
         for own, shard, start in zip(gathered, self.shard[rows].tolist(), starts, strict=True):
@@ -83,6 +94,22 @@ class ShardIndex:
         header = self._map(shard)[start - HEADER : start - HEADER + 100].tobytes()
         return f"sample {header.partition(b'.')[0].decode(errors='replace')} of {self.shards[shard]}"
 
+    def _check(self, row: int, wanted: int) -> None:
+        if (found := self._sum(row)) != wanted:
+            raise ValueError(
+                f"{self.name(row)} is damaged: the checksum of its .{STORED} is {found:08x}, not {wanted:08x}; bring "
+                "the shard back from a copy or encode it again"
+            )
+
+    def _sum(self, row: int) -> int:
+        start, length = int(self.starts[STORED][row]), int(self.lengths[STORED][row])
+        return zlib.crc32(self._map(int(self.shard[row]))[start : start + length].data)
+
+    def summed(self) -> ShardIndex:
+        """The same with the checksums of what lies in the shards now: all stored tensors are read."""
+        stored = self.has(STORED).tolist()
+        return replace(self, sums=torch.tensor([self._sum(row) if has else 0 for row, has in enumerate(stored)]))
+
     def _map(self, shard: int) -> np.ndarray:
         if shard not in self._maps:
             path = self.shards[shard]
@@ -92,27 +119,48 @@ class ShardIndex:
         return self._maps[shard]
 
 
-def open_index(where: str | Path | Sequence[str]) -> ShardIndex:
+def open_index(where: str | Path | Sequence[str], *, check: bool = False) -> ShardIndex:
     """The index of the shards at `where`, on this machine; see `unidiff_core.data.location.list_shards`.
 
     That of a folder with a manifest is kept beside it, and made anew if a shard's size or time has changed.
 
+    Args:
+        where: the shards.
+        check: in a folder with a manifest, compare the shards' hashes with it when the index is made, and keep a
+            checksum of each sample's stored tensors, against which they are read.
+
     Raises:
         ValueError: if there are no shards, or one is damaged, compressed, or not on this machine; names it.
     """
-    paths = [local_path(shard) for shard in list_shards(where)]
+    shards = list_shards(where)
+    paths = [local_path(shard) for shard in shards]
     folder = Path(where).expanduser() if isinstance(where, (str, Path)) else None
     cache = folder / INDEX if folder and (folder / MANIFEST).is_file() else None
     fingerprint = _fingerprint(paths)
     index = _load(cache, paths, fingerprint) if cache else None
-    if index is None:
+    if index is None or (cache and check and index.sums is None):
         index = build_index(paths)
+        if cache and check:
+            for shard, path in zip(shards, paths, strict=True):
+                _check_hash(path, shard.sha256)
+            index = index.summed()
         if cache:
             with suppress(OSError):  # a folder that may only be read
                 _save(index, cache, fingerprint)
     if cache:
         _check_count(cache.with_name(MANIFEST), len(index))
-    return index
+    return index if check else replace(index, sums=None)
+
+
+def _check_hash(path: Path, wanted: str | None) -> None:
+    """Compare a shard with what its manifest says of it."""
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if wanted not in (None, found):
+        raise ValueError(
+            f"the shard {path} is damaged: its SHA-256 is {found}, not {wanted} as {path.parent / MANIFEST} says; "
+            "bring it back from a copy or encode it again"
+        )
 
 
 def _check_count(manifest: Path, found: int) -> None:
@@ -210,6 +258,7 @@ def _save(index: ShardIndex, path: Path, fingerprint: str) -> None:
     tensors = {"shard": index.shard, "layout": index.layout}
     tensors |= {f"starts.{ending}": value for ending, value in index.starts.items()}
     tensors |= {f"lengths.{ending}": value for ending, value in index.lengths.items()}
+    tensors |= {} if index.sums is None else {"sums": index.sums}
     with replacing(path) as stream:
         stream.write(save(tensors, {"fingerprint": fingerprint, "headers": json.dumps(index.headers)}))
 
@@ -231,6 +280,7 @@ def _load(path: Path, shards: Sequence[Path], fingerprint: str) -> ShardIndex | 
         dict(_columns(tensors, "lengths.")),
         tensors["layout"],
         json.loads(notes["headers"]),
+        tensors.get("sums"),
     )
 
 

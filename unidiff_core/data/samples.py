@@ -55,14 +55,15 @@ class StoredSamples(Samples):
     Args:
         in_memory: read everything at the start, or each sample from a memory map when its turn comes; by size if not
             given.
+        check: compare each sample that is read with its checksum; of folders with a manifest.
     """
 
-    def __init__(self, in_memory: bool | None = None) -> None:
-        self.in_memory = in_memory
+    def __init__(self, in_memory: bool | None = None, check: bool = True) -> None:
+        self.in_memory, self.check = in_memory, check
 
     def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> StoredDataset:
         """Those of encoded shards; what is named twice is shown twice as often."""
-        samples = StoredDataset.at(where, self.in_memory)
+        samples = StoredDataset.at(where, self.in_memory, check=self.check)
         rank_zero_only(print)(f"{_place(where)}: {samples.summary}")
         _warn_of_other_codecs(where, codecs)
         if absent := sorted(codecs.keys() - samples.tensors.modalities):
@@ -178,17 +179,20 @@ class StoredDataset(Dataset[Batch]):
         self.tensors, self.index = tensors, index
 
     @classmethod
-    def at(cls, where: str | Path | Sequence[str], in_memory: bool | None = None) -> StoredDataset:
+    def at(
+        cls, where: str | Path | Sequence[str], in_memory: bool | None = None, *, check: bool = True
+    ) -> StoredDataset:
         """Those of encoded shards.
 
         Args:
             where: the shards; see `unidiff_core.data.location.list_shards`.
             in_memory: read them all at once; by their size (`IN_MEMORY`) if not given.
+            check: compare each sample that is read with its checksum; see `open_index`.
 
         Raises:
             ValueError: if there are none, or one is damaged; says where.
         """
-        index = open_index(where)
+        index = open_index(where, check=check)
         try:
             tensors = TensorsOnDisk(index)
         except ValueError as error:

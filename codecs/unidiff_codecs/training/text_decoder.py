@@ -136,6 +136,7 @@ class TextDecoderTraining(NetworkTraining):
         """Move the running statistics per channel towards those of `raw`; those of a pretrained decoder stay."""
         if self.pretrained:
             return
+        raw = raw.to(self.network.mean)  # under autocast it is of another dtype
         self.network.mean.lerp_(raw.mean((0, 1)), share)
         self.network.std.lerp_(raw.std((0, 1)).clamp(min=1e-6), share)
 

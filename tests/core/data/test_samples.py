@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import pickle
 import tarfile
 from functools import partial
@@ -33,7 +34,7 @@ from unidiff_core.data.samples import (
     StoredSamples,
     _warn_of_other_codecs,
 )
-from unidiff_core.data.shard import STORED, write_shards
+from unidiff_core.data.shard import STORED, write_manifest, write_shard, write_shards
 from unidiff_core.data.source import Source
 from unidiff_core.data.tensors import TensorsInMemory, TensorsOnDisk
 from unidiff_core.foundation.registry import Registry
@@ -103,12 +104,12 @@ def place(*numbers):
     return Place(torch.tensor(numbers), torch.arange(len(numbers)), 0)
 
 
-def attached(data, first=0):
+def attached(data, first=0, rank=0, world=1):
     """A data module in the hands of a trainer, at a step, of a model with these codecs."""
     data.trainer = SimpleNamespace(
         global_step=first,
-        global_rank=0,
-        world_size=1,
+        global_rank=rank,
+        world_size=world,
         lightning_module=SimpleNamespace(modalities={name: Modality(codec) for name, codec in CODECS.items()}),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
@@ -151,6 +152,53 @@ def test_the_index_is_kept_and_made_anew_when_a_shard_changes(tmp_path, monkeypa
     assert StoredDataset.at(folder, in_memory=False)[place(3)].stored["a.v"][0, 0] * 40 == 4
     (tmp_path / INDEX).write_bytes(b"damaged")
     assert len(open_index(folder)) == 39
+
+
+def flip(path, row):
+    """Flip one bit in a sample's stored tensor, and leave the file's time as it was."""
+    index = open_index(str(path))
+    content, times = bytearray(path.read_bytes()), path.stat()
+    content[int(index.starts[STORED][row] + index.lengths[STORED][row]) - 1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_flipped_bit_is_found_and_named(tmp_path, in_memory):
+    folder = stored_shards(tmp_path, rows())
+    StoredDataset.at(folder, in_memory)[place(*range(40))]
+    flip(tmp_path / "00001.tar", 2)
+    says = (
+        r"sample 0009 of .*00001\.tar is damaged: the checksum of its \.safetensors is [0-9a-f]{8}, not [0-9a-f]{8}; br"
+    )
+    with pytest.raises(ValueError, match=says):
+        StoredDataset.at(folder, in_memory)[place(0, 9)]
+    StoredDataset.at(folder, in_memory, check=False)[place(0, 9)]
+    if not in_memory:
+        StoredDataset.at(folder, in_memory)[place(0, 8, 10)]
+    (tmp_path / INDEX).unlink()
+    with pytest.raises(ValueError, match=r"the shard .*00001\.tar is damaged: its SHA-256 is .*, not .* as .*manifest"):
+        StoredSamples(in_memory).open(folder, {}, torch.device("cpu"))
+    assert not (tmp_path / INDEX).exists()
+    StoredSamples(in_memory, check=False).open(folder, {}, torch.device("cpu"))[place(9)]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_uneven_shards_show_every_sample_once(tmp_path, workers):
+    sizes, first, written = (0, 1, 7, 13, 100), 0, []
+    encoder = SampleEncoder(RawReader(CODECS, MEMBERS), 8)
+    for i, size in enumerate(sizes):
+        part = encoder.samples([raw(first + j) for j in range(size)], "rows", Tally())
+        written.append(write_shard(tmp_path / f"{i:05d}.tar", part))
+        first += size
+    write_manifest(tmp_path, written)
+    parts = [OrderedData(str(tmp_path), str(tmp_path), StoredSamples(False), 11, num_workers=workers) for _ in range(2)]
+    seen = {rank: list(attached(data, world=2, rank=rank).val_dataloader()) for rank, data in enumerate(parts)}
+    assert len(seen[0]) == len(seen[1])
+    shown = [batch.rows for rank in seen for batch in seen[rank] if not batch.present or batch.present["a"].any()]
+    assert sorted(torch.cat(shown).tolist()) == list(range(121))
+    train = torch.cat([batch.rows for batch in attached(parts[0]).train_dataloader()])
+    assert sorted(train.tolist()) == list(range(121))
 
 
 def test_a_pattern_of_shards_leaves_no_index(tmp_path):
