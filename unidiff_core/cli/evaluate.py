@@ -122,7 +122,15 @@ def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings) -> 
     )
 
     from unidiff_core.evaluation.run import evaluate
+    from unidiff_core.foundation.progress import Lines, has_terminal
 
+    if not has_terminal():
+        lines: dict[str, Lines] = {}
+
+        def tell(name: str, done: float) -> None:
+            lines.setdefault(name, Lines(f"evaluate {name}", settings.queries[name].num))(done)
+
+        return evaluate(model, metrics, settings, tell)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     )  # fmt: skip

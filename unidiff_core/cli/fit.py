@@ -9,13 +9,13 @@ from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 
 from unidiff_core.cli.option import named
-from unidiff_core.cli.progress import StepProgressBar
+from unidiff_core.cli.progress import with_progress
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
@@ -61,14 +61,12 @@ class UniDiffuserCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """With a progress bar of steps, unless none is wanted; without checkpoints in a `fast_dev_run`."""
+        """With the progress in steps, unless none is wanted; without checkpoints in a `fast_dev_run`."""
         given = self.config_init["trainer"]
         callbacks = [KeepLast(), *(given.callbacks or [])]
         if given.fast_dev_run:  # leaves nothing behind; Lightning still writes last.ckpt at the end
             callbacks = [row for row in callbacks if not isinstance(row, Checkpoint)]
-        if given.enable_progress_bar is not False and not any(isinstance(row, ProgressBar) for row in callbacks):
-            callbacks.append(StepProgressBar())
-        options["callbacks"] = callbacks
+        options["callbacks"] = with_progress(callbacks, given.enable_progress_bar)
         return super().instantiate_trainer(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
