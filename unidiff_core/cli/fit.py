@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,28 @@ class UniDiffuserCLI(LightningCLI):
             rank_zero_only(print)(sentence)
         return str(newest) if newest else None
 
+    def _other_folders(self) -> list[str]:
+        """What of this run is written outside of its folder, each with where to."""
+        trainer: Trainer = self.trainer
+        places = [(row, getattr(row, name, None)) for row in trainer.callbacks for name in ("folder", "dirpath")]  # type: ignore[attr-defined]
+        places += [(row, row.save_dir) for row in trainer.loggers]
+        root = Path(trainer.default_root_dir).resolve()
+        return [
+            f"{type(row).__name__} writes to {place}"
+            for row, place in places
+            if place and "://" not in str(place) and root not in [(own := Path(place).resolve()), *own.parents]
+        ]
+
     def run(self) -> None:
         """Run the command, opening no pickle beyond tensors and plain data."""
         method: Any = getattr(self.trainer, self.command)
+        if self.command == "fit" and (others := self._other_folders()):
+            where = self.trainer.default_root_dir
+            warnings.warn(
+                f"this run writes into several folders: trainer.default_root_dir is {where}, but {', '.join(others)}. "
+                "--print_config prints every ${…} resolved: write ${trainer.default_root_dir} there, or give each",
+                stacklevel=1,
+            )
         checkpoint = self.checkpoint
         if checkpoint and Path(checkpoint).is_file():
             verify(checkpoint, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])

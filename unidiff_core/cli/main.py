@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from unidiff_core.cli.warning import tidy_warnings
 
 COMMANDS = {
+    "recipe": ("recipe", "list the recipes, or copy one into the current folder"),
     "shards": ("shards", "write webdataset shards from a registered source of raw samples"),
     "fit-codec": ("fit_codec", "train the networks of a codec on raw shards"),
     "encode": ("encode", "encode raw shards to stored latents"),

@@ -337,3 +337,23 @@ def test_an_error_of_ours_within_lightning_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(fit.UniDiffuser, "training_step", lambda *_: 1 + "a")
     with pytest.raises(TypeError):
         main(["fit", "-c", "fit.yaml"])
+
+
+# --- where it writes ---
+
+
+def test_a_printed_configuration_run_into_another_folder_warns_of_the_old_one(capsys):
+    latents("latents", CODECS)
+    text = Path("fit.yaml").read_text().replace("{folder: run}", '{folder: "${trainer.default_root_dir}"}')
+    Path("fit.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "fit.yaml", "--print_config"])
+    Path("printed.yaml").write_text(capsys.readouterr().out)
+    with pytest.warns(UserWarning, match="ModelDirectory writes to run.*trainer.default_root_dir"):
+        main(["fit", "-c", "printed.yaml", "--trainer.default_root_dir=mine"])
+
+
+def test_a_run_in_one_folder_warns_of_none(recwarn):
+    latents("latents", CODECS)
+    main(["fit", "-c", "fit.yaml", "--trainer.default_root_dir=."])  # the model's folder lies in it
+    assert not [row for row in recwarn if "several folders" in str(row.message)]
