@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, tidied
+from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, cost, tidied
 from unidiff_core.foundation.progress import progress
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def run(argv: Sequence[str]) -> None:
     parsed.check_supplied(given)
     num = options.num or max([1, *map(len, given.values())])
     steps = math.ceil(num / sampling.batch_size) * sampling.steps
+    print(cost(parsed, sampling, model.modalities, num), file=sys.stderr, flush=True)
     with progress(f"sample {parsed}", steps, "steps", transient=True) as show:
 
         def advance(report: StepReport) -> None:
