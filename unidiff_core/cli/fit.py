@@ -15,6 +15,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 
+from unidiff_core.cli.list import processes
 from unidiff_core.cli.option import named
 from unidiff_core.cli.progress import with_progress
 from unidiff_core.codec.codec import Codec
@@ -48,6 +49,7 @@ class UniDiffuserCLI(LightningCLI):
 
     def __init__(self, command: str, args: ArgsType) -> None:
         self.command = command
+        known = f"\nprocesses, for model.modalities.NAME.process:\n\n{processes(load_plugins())}\n"
         super().__init__(
             UniDiffuser,
             OrderedData,
@@ -56,7 +58,7 @@ class UniDiffuserCLI(LightningCLI):
             seed_everything_default=0,
             # Our data module splits the global batch over processes itself, whatever the strategy.
             trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command)),
+            parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command) + known),
             auto_configure_optimizers=False,
             args=args,
         )

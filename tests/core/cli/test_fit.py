@@ -357,3 +357,17 @@ def test_a_run_in_one_folder_warns_of_none(recwarn):
     latents("latents", CODECS)
     main(["fit", "-c", "fit.yaml", "--trainer.default_root_dir=."])  # the model's folder lies in it
     assert not [row for row in recwarn if "several folders" in str(row.message)]
+
+
+def test_help_names_the_processes_and_their_predictions(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    said = capsys.readouterr().out
+    assert "Gaussian  (" in said and "prediction: noise or velocity or clean or flow" in said
+
+
+def test_help_of_a_class_where_none_stands_does_not_guess_the_same_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.modalities.process.help", "Gaussian"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the class Gaussian cannot stand there; `unidiffuser list`" in said and "did you mean" not in said
