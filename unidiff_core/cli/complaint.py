@@ -66,6 +66,8 @@ def _none_of_several(match: re.Match[str]) -> str:
 def _unknown_class(name: str) -> str:
     registry = load_plugins()
     known = {*registry.registrations, *_class_names()}
+    if name in registry.registrations:
+        return f"the class {name} cannot stand there; `unidiffuser list` shows what each kind is and takes"
     close = difflib.get_close_matches(name.rpartition(".")[2], known, cutoff=0.7)
     guess = f"; did you mean {' or '.join(close)}?" if close else "; `unidiffuser list` shows what is registered."
     return " ".join([f"unknown class {name}{guess}", *registry.failures])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from rich.progress import Progress
 
 from unidiff_core.cli.option import named, shown
 from unidiff_core.codec.codec import Codec
@@ -22,6 +22,7 @@ from unidiff_core.data.job import EncodingJob
 from unidiff_core.data.location import list_shards
 from unidiff_core.data.shard import MANIFEST, Endings
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.progress import progress
 from unidiff_core.serialization.description import describe_codecs
 
 DESCRIPTION = """Encode raw shards to stored latents, once, so that training loads no frozen network.
@@ -173,9 +174,9 @@ def _encode(job: EncodingJob, options: Namespace) -> None:
         print(f"{job.target}: {job.finish()}")
         return
     own = len(job.names[options.task :: options.tasks])
-    with Progress() as progress:
-        bar = progress.add_task(f"encode {job.target}", total=own)
-        tally = job.run(options.task, options.tasks, on_shard=lambda: progress.advance(bar))
+    done = itertools.count(1)
+    with progress(f"encode {job.target}", own, "shards") as show:
+        tally = job.run(options.task, options.tasks, on_shard=lambda: show(next(done), scale=0))
     what = f" (task {options.task} of {options.tasks}, {own} of {len(job.names)} shards)" if options.tasks > 1 else ""
     print(f"{job.target}{what}: {tally}")
     if unfinished := job.unfinished():

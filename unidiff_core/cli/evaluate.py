@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -121,8 +122,21 @@ def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings) -> 
         TimeRemainingColumn,
     )
 
+    from unidiff_core.cli.option import cost
     from unidiff_core.evaluation.run import evaluate
+    from unidiff_core.foundation.progress import Lines, has_terminal
+    from unidiff_core.sampling.spec import TimestepSpec
 
+    for name, query in settings.queries.items():
+        spec = TimestepSpec.parse(name, model.modalities)
+        print(cost(spec, query.options(settings), model.modalities, query.num), file=sys.stderr, flush=True)
+    if not has_terminal():
+        lines: dict[str, Lines] = {}
+
+        def tell(name: str, done: float) -> None:
+            lines.setdefault(name, Lines(f"evaluate {name}", settings.queries[name].num))(done)
+
+        return evaluate(model, metrics, settings, tell)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     )  # fmt: skip

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import Checkpoint, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 
+from unidiff_core.cli.list import processes
 from unidiff_core.cli.option import named
-from unidiff_core.cli.progress import StepProgressBar
+from unidiff_core.cli.progress import with_progress
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
@@ -47,6 +49,7 @@ class UniDiffuserCLI(LightningCLI):
 
     def __init__(self, command: str, args: ArgsType) -> None:
         self.command = command
+        known = f"\nprocesses, for model.modalities.NAME.process:\n\n{processes(load_plugins())}\n"
         super().__init__(
             UniDiffuser,
             OrderedData,
@@ -55,20 +58,18 @@ class UniDiffuserCLI(LightningCLI):
             seed_everything_default=0,
             # Our data module splits the global batch over processes itself, whatever the strategy.
             trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command)),
+            parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command) + known),
             auto_configure_optimizers=False,
             args=args,
         )
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
-        """With a progress bar of steps, unless none is wanted; without checkpoints in a `fast_dev_run`."""
+        """With the progress in steps, unless none is wanted; without checkpoints in a `fast_dev_run`."""
         given = self.config_init["trainer"]
         callbacks = [KeepLast(), *(given.callbacks or [])]
         if given.fast_dev_run:  # leaves nothing behind; Lightning still writes last.ckpt at the end
             callbacks = [row for row in callbacks if not isinstance(row, Checkpoint)]
-        if given.enable_progress_bar is not False and not any(isinstance(row, ProgressBar) for row in callbacks):
-            callbacks.append(StepProgressBar())
-        options["callbacks"] = callbacks
+        options["callbacks"] = with_progress(callbacks, given.enable_progress_bar)
         return super().instantiate_trainer(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -126,9 +127,28 @@ class UniDiffuserCLI(LightningCLI):
             rank_zero_only(print)(sentence)
         return str(newest) if newest else None
 
+    def _other_folders(self) -> list[str]:
+        """What of this run is written outside of its folder, each with where to."""
+        trainer: Trainer = self.trainer
+        places = [(row, getattr(row, name, None)) for row in trainer.callbacks for name in ("folder", "dirpath")]  # type: ignore[attr-defined]
+        places += [(row, row.save_dir) for row in trainer.loggers]
+        root = Path(trainer.default_root_dir).resolve()
+        return [
+            f"{type(row).__name__} writes to {place}"
+            for row, place in places
+            if place and "://" not in str(place) and root not in [(own := Path(place).resolve()), *own.parents]
+        ]
+
     def run(self) -> None:
         """Run the command, opening no pickle beyond tensors and plain data."""
         method: Any = getattr(self.trainer, self.command)
+        if self.command == "fit" and (others := self._other_folders()):
+            where = self.trainer.default_root_dir
+            warnings.warn(
+                f"this run writes into several folders: trainer.default_root_dir is {where}, but {', '.join(others)}. "
+                "--print_config prints every ${…} resolved: write ${trainer.default_root_dir} there, or give each",
+                stacklevel=1,
+            )
         checkpoint = self.checkpoint
         if checkpoint and Path(checkpoint).is_file():
             verify(checkpoint, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])

@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.cli.option import named, shown
+from unidiff_core.cli.progress import with_progress
 from unidiff_core.codec.training import CodecTraining
 from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
@@ -45,6 +46,12 @@ class CodecCLI(LightningCLI):
         """Add where to, and whether anew."""
         parser.add_argument("--output", type=str, required=True, help="Folder to export the network to.")
         parser.add_argument("--overwrite", action="store_true", help="Train again although the folder is complete.")
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """With the progress in steps, unless none is wanted."""
+        given = self.config_init["trainer"]
+        options["callbacks"] = with_progress(given.callbacks or [], given.enable_progress_bar)
+        return super().instantiate_trainer(**options)
 
     def recipe(self) -> str:
         """The configuration that the result depends on, as YAML."""

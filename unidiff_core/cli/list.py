@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from unidiff_core.cli.option import PlainParser
 
@@ -119,8 +119,26 @@ def _entry(name: str, kind: str, row: Registration, registry: Registry) -> Entry
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
     details = _codec(name, row.cls, registry) if kind == "codecs" else {}
+    details |= _choices(row.cls)
     details |= {"layout": row.cls.layout} if kind == "converters" else {}  # type: ignore[attr-defined]
     return Entry(name, kind, row.distribution, " ".join(summary.split()), options, details)
+
+
+def processes(registry: Registry) -> str:
+    """The registered forward processes, for the help of commands that take one."""
+    from unidiff_core.process.process import ForwardProcess
+
+    rows = sorted(registry.of_kind(ForwardProcess).items())  # type: ignore[type-abstract]
+    return "\n\n".join(shown([_entry(name, "processes", row, registry) for name, row in rows], headed=False))
+
+
+def _choices(cls: type) -> dict[str, str | list[str]]:
+    """Of each option that takes one of a few words: which."""
+    try:
+        hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    except Exception:  # a stranger's annotations
+        return {}
+    return {name: " or ".join(map(str, get_args(hint))) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 def _short(default: Any) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import linecache
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 
 from unidiff_core.cli.warning import tidy_warnings
 
 COMMANDS = {
+    "recipe": ("recipe", "list the recipes, or copy one into the current folder"),
     "shards": ("shards", "write webdataset shards from a registered source of raw samples"),
     "fit-codec": ("fit_codec", "train the networks of a codec on raw shards"),
     "encode": ("encode", "encode raw shards to stored latents"),
@@ -28,6 +31,8 @@ COMMANDS = {
 """Command → its module and what it does."""
 ALIASES = {"codecs": ["list", "codecs"]}
 """Command → what it stands for."""
+REFUSING = ("pytorch_lightning.", "lightning_fabric.", "torch.optim.")
+"""Modules whose own errors, of whatever type, are about the trainer's and the optimizer's options."""
 
 
 def help_text() -> str:
@@ -89,12 +94,23 @@ def explanation(error: Exception) -> str | None:
     from unidiff_core.foundation.plugin import culprit
 
     distribution = culprit(error)
-    if distribution is None and not isinstance(error, (ValueError, OSError)):
+    if distribution is None and not isinstance(error, (ValueError, OSError)) and not _is_lightnings(error):
         return None
+    if _is_lightnings(error):
+        return sentence(str(error))
     message = str(error) or type(error).__name__ if isinstance(error, OSError) else reason(error)
     if distribution is None or distribution in message:
         return message
     return f"{sentence(message)} It came from the plugin {distribution}; `--traceback` shows where."
+
+
+def _is_lightnings(error: Exception) -> bool:
+    """Whether Lightning, or an optimizer of torch, raised it on purpose: it refuses what it was configured with."""
+    if type(error).__name__ == "MisconfigurationException":
+        return True
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    raised = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
+    return raised and frame.f_globals.get("__name__", "").startswith(REFUSING)
 
 
 def fail(message: str) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+if TYPE_CHECKING:
+    from unidiff_core.modality import Modality
+    from unidiff_core.sampling.options import SamplingOptions
+    from unidiff_core.sampling.spec import TimestepSpec
 
 _NONE = re.compile(r"(?:, )?default: (?:null|\{\}|\[\])(?=[,)])")
 _CLASS = re.compile(r"<class '([\w.]+)'>")
@@ -63,6 +69,15 @@ class PlainParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise, in place of printing the usage and exiting."""
         raise ValueError(f"{message}. `{self.prog} --help` lists the options.")
+
+
+def cost(spec: TimestepSpec, options: SamplingOptions, modalities: Mapping[str, Modality], num: int) -> str:
+    """What a query costs, in a sentence: evaluations of the network for all its samples, at most."""
+    each = options.evaluations_for(spec, {name: row.process for name, row in modalities.items()})
+    batches = math.ceil(num / options.batch_size)
+    rows = [f"{each} in each of {options.steps} steps", f"{batches} batches"][: 1 + (batches > 1)]
+    total = each * options.steps * batches
+    return f"{spec}: {total} evaluation{'s' * (total > 1)} of the network for {num} samples ({', '.join(rows)})"
 
 
 PYTHON_ONLY = ("constrain",)

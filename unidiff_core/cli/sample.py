@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.progress import Progress
 
-from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, tidied
+from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, cost, tidied
+from unidiff_core.foundation.progress import progress
 
 if TYPE_CHECKING:
     from unidiff_core.codec.codec import Raw
@@ -87,11 +89,13 @@ def run(argv: Sequence[str]) -> None:
     parsed = TimestepSpec.parse(spec, model.modalities)
     given = _given(options.given, model)
     parsed.check_supplied(given)
-    with Progress(transient=True) as progress:
-        task = progress.add_task(f"sample {parsed}", total=None)
+    num = options.num or max([1, *map(len, given.values())])
+    steps = math.ceil(num / sampling.batch_size) * sampling.steps
+    print(cost(parsed, sampling, model.modalities, num), file=sys.stderr, flush=True)
+    with progress(f"sample {parsed}", steps, "steps", transient=True) as show:
 
         def advance(report: StepReport) -> None:
-            progress.update(task, completed=report.step, total=report.steps)
+            show(report.step, scale=num / steps)
 
         solved = model.sample(parsed, given, options.num, options=sampling, on_step=advance)
     write(model, solved, options.out)

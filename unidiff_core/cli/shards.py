@@ -66,7 +66,7 @@ def _parser() -> ArgumentParser:
 def _write_split(
     source: Source, split: str, folder: Path, recipe: dict[str, Any], shard_size: int, overwrite: bool
 ) -> None:
-    from rich.progress import track
+    from unidiff_core.foundation.progress import tracked
 
     total = source.splits[split]
     if (folder / MANIFEST).is_file() and not overwrite:
@@ -77,7 +77,7 @@ def _write_split(
     _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCE).write_text(json.dumps(recipe, indent=1) + "\n")
-    paths = write_shards(folder, track(source.samples(split), f"{split} shards", total), shard_size=shard_size)
+    paths = write_shards(folder, tracked(source.samples(split), f"{split} shards", total), shard_size=shard_size)
     print(f"{folder}: {_count(folder)} samples in {len(paths)} shards")
     if (written := _count(folder)) != total:
         raise ValueError(f"{folder}: the source said {total} samples and gave {written}; it changed meanwhile")

@@ -24,6 +24,7 @@ from unidiff_core.data.shard import STORED, Endings, Members, title_of
 from unidiff_core.data.source import Source
 from unidiff_core.data.tensors import IN_MEMORY, StoredTensors, TensorsInMemory, TensorsOnDisk, stack
 from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.progress import tracked
 from unidiff_core.serialization.description import describe_codecs
 
 Where = str | list[str]
@@ -152,12 +153,10 @@ class SourceSamples(Samples):
         return samples
 
     def _encode(self, split: str, reader: RawReader, device: torch.device) -> StoredDataset:
-        from rich.progress import track
-
         for codec in reader.codecs.values():
             codec.to(device)
         encoder = SampleEncoder(reader, missing=self.missing)
-        samples = track(self.source.samples(split), f"encode {split}", self.source.splits[split])
+        samples = tracked(self.source.samples(split), f"encode {split}", self.source.splits[split])
         tally = Tally()
         tensors = [stored for _, stored in encoder.tensors(samples, f"split {split}", tally)]
         if tally.dropped:

@@ -73,6 +73,16 @@ class SamplingOptions:
             raise refusals[0]
         return found
 
+    def evaluations_for(self, spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -> int:
+        """Evaluations of the network that a step makes, at most: guidance's, and again for a solver that corrects.
+
+        Raises:
+            SpecError: if guidance or solver do not fit the spec.
+            UnknownNameError: if a solver is not known.
+        """
+        solvers = self.solvers_for(spec, processes).values()
+        return self.guidance_for(spec).num_evaluations * (2 if any(row and row.corrects for row in solvers) else 1)
+
     def guidance_for(self, spec: TimestepSpec) -> Guidance:
         """The weighted sum for a spec.
 

@@ -225,7 +225,11 @@ def _parse_text(text: str, known: Sequence[str]) -> dict[str, Path]:
 def _solved(name: str, knots: tuple[tuple[float, float], ...]) -> Path:
     path = Path("solve", knots)
     if path.is_constant:
-        raise SpecError(f"{name!r} is to be solved but its time never changes; give a number to hold it")
+        points = ", ".join(f"time {time:g} at progress {place:g}" for place, time in knots)
+        raise SpecError(
+            f"{name!r} is to be solved but its time never changes ({points}); a point is [progress, time]; give a "
+            "number to hold it"
+        )
     return path
 
 
@@ -248,7 +252,14 @@ def _knots(name: str, value: Sequence[Any]) -> tuple[tuple[float, float], ...]:
         isinstance(row, Sequence) and not isinstance(row, str) and len(row) == 2 for row in rows
     ):
         raise SpecError(f"the path of {name!r} is [start, end] or a list of [progress, time] knots, not {value!r}")
-    knots = tuple((_time(name, place), _time(name, time)) for place, time in rows)
+    for place, _ in rows:
+        if not isinstance(place, int | float) or not 0 <= place <= 1:
+            raise SpecError(
+                f"the progress of a knot of {name!r} is a number in [0, 1], not {place!r}; a point is [progress, time]"
+            )
+    knots = tuple((float(place), _time(name, time)) for place, time in rows)
     if any(a >= b for (a, _), (b, _) in itertools.pairwise(knots)):
-        raise SpecError(f"the progress of {name!r}'s knots must grow, as it does not in {value!r}")
+        raise SpecError(
+            f"the progress of {name!r}'s knots must grow, as it does not in {value!r}; a point is [progress, time]"
+        )
     return knots

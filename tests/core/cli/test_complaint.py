@@ -14,6 +14,7 @@ ENCODE = ["encode", "--folders={a: b}"]
     [
         (["--codecs={x: ImagCodec}"], "codecs: unknown class ImagCodec; did you mean ImageCodec? `unidiffuser encode"),
         (["--codecs={x: Nonsense}"], "unknown class Nonsense; `unidiffuser list` shows what is registered."),
+        (["--codecs={x: Gaussian}"], "the class Gaussian cannot stand there; `unidiffuser list` shows what each kind"),
         (["--codecs={x: wholly.Other}"], "codecs: No module named 'wholly'."),
         (
             ["--codecs={x: {class_path: ImageCodec, init_args: {sise: 3}}}"],

@@ -74,6 +74,11 @@ def test_a_model_is_evaluated_and_written_about(arguments, tmp_path, capsys):
     assert "mean" in said and str(tmp_path / "model/report.html") in said.replace("\n", "")
 
 
+def test_what_each_query_costs_is_said(arguments, capsys):
+    run(arguments)
+    assert "evaluations of the network for" in capsys.readouterr().err
+
+
 def test_without_judge_and_metrics_there_is_nothing_to_measure(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
         main(["evaluate", *arguments[:-1], f"--out={tmp_path / 'out'}"])

@@ -289,3 +289,85 @@ def test_a_law_for_no_modality_is_told(capsys):
     latents("latents", CODECS)
     said = refused(capsys, "--model.timestep_law={image: {class_path: Uniform}}")
     assert "a timestep law is for 'image', which is no modality; there are a, b" in said
+
+
+# --- what a log says ---
+
+
+def test_where_there_is_no_terminal_fit_writes_step_loss_rate_and_time(capsys):
+    latents("latents", CODECS)
+    main(["fit", "-c", "fit.yaml", "--trainer.max_steps=3", "--trainer.enable_progress_bar=true"])
+    rows = [row for row in capsys.readouterr().err.splitlines() if row.startswith("train: ")]
+    assert rows[-1].startswith("train: 3 of 3 steps, train/loss ") and rows[-1].endswith(" taken")
+    assert " samples a second, " in rows[-1]
+
+
+def test_no_lines_are_written_if_none_are_wanted(capsys):
+    latents("latents", CODECS)
+    main(["fit", "-c", "fit.yaml"])
+    assert "train: " not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--trainer.devices=0", "`Trainer(devices='0')` value is not a valid input"),
+        ("--trainer.devices=[3]", "should be an int > 0"),  # a TypeError
+        ("--trainer.limit_train_batches=1.5", "invalid value 1.5 for limit_train_batches"),
+        ("--trainer.overfit_batches=0.5", "must be `1.0` or an int"),
+        ("--trainer.max_time=foo", "Expected a string in the format DD:HH:MM:SS"),
+        ("--trainer.accelerator=tpu", "torch_xla"),  # a ModuleNotFoundError
+    ],
+)
+def test_what_lightning_refuses_is_a_paragraph(capsys, option, said):
+    latents("latents", CODECS)
+    assert said in refused(capsys, option)
+
+
+def test_an_optimizer_that_unscales_gradients_itself_is_not_clipped(capsys):
+    latents("latents", CODECS)
+    fused = "--model.optimizer={class_path: AdamW, init_args: {lr: 1.0e-3, fused: true}}"
+    assert "HINT: Are you using a 'fused' optimizer?" in refused(
+        capsys, fused, "--trainer.precision=16-mixed", "--trainer.gradient_clip_val=1"
+    )
+
+
+def test_an_error_of_ours_within_lightning_keeps_its_traceback(monkeypatch):
+    latents("latents", CODECS)
+    monkeypatch.setattr(fit.UniDiffuser, "training_step", lambda *_: 1 + "a")
+    with pytest.raises(TypeError):
+        main(["fit", "-c", "fit.yaml"])
+
+
+# --- where it writes ---
+
+
+def test_a_printed_configuration_run_into_another_folder_warns_of_the_old_one(capsys):
+    latents("latents", CODECS)
+    text = Path("fit.yaml").read_text().replace("{folder: run}", '{folder: "${trainer.default_root_dir}"}')
+    Path("fit.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "fit.yaml", "--print_config"])
+    Path("printed.yaml").write_text(capsys.readouterr().out)
+    with pytest.warns(UserWarning, match="ModelDirectory writes to run.*trainer.default_root_dir"):
+        main(["fit", "-c", "printed.yaml", "--trainer.default_root_dir=mine"])
+
+
+def test_a_run_in_one_folder_warns_of_none(recwarn):
+    latents("latents", CODECS)
+    main(["fit", "-c", "fit.yaml", "--trainer.default_root_dir=."])  # the model's folder lies in it
+    assert not [row for row in recwarn if "several folders" in str(row.message)]
+
+
+def test_help_names_the_processes_and_their_predictions(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    said = capsys.readouterr().out
+    assert "Gaussian  (" in said and "prediction: noise or velocity or clean or flow" in said
+
+
+def test_help_of_a_class_where_none_stands_does_not_guess_the_same_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.modalities.process.help", "Gaussian"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the class Gaussian cannot stand there; `unidiffuser list`" in said and "did you mean" not in said

@@ -56,7 +56,7 @@ def test_every_option_of_sampling_is_one_of_the_command(asked, model):
     arguments = ("--steps=9", "--solver=heun", "--guidance=2", "--seed=3", "--batch_size=5", "--redraws_noise=true")
     settled = SamplingOptions(steps=9, solver="heun", guidance=2.0, seed=3, batch_size=5, redraws_noise=True)
     assert asked(model, "a", *arguments) == ("a", {}, None, settled)
-    _, _, _, options = asked(model, "a", "--conditions={kind: 1}", "--solver={b: ddim}", "--drop_ignored=false")
+    _, _, _, options = asked(model, "b", "--conditions={kind: 1}", "--solver={b: ddim}", "--drop_ignored=false")
     assert options == SamplingOptions(conditions={"kind": 1}, solver={"b": "ddim"}, drop_ignored=False)
     assert type(asked(model, "a", "--solver={class_path: DDIM}")[3].solver) is DDIM
     assert asked("--guid", "-0.5", model, "a")[3] == SamplingOptions(guidance=-0.5), "an option's name may be cut"
@@ -132,3 +132,11 @@ def test_help_explains_every_option_once_without_types():
     assert "(default: 50)" in said and "(default: ema)" in said and "A scale s, 0 is off" in said
     for noise in ("(type", "subclass", "null", ".help", "<class", "constrain", "unidiff_core"):
         assert noise not in said, noise
+
+
+def test_what_a_query_costs_is_said_before_it_runs(asked, model, capsys):
+    asked(model, "a, b", "--guidance=2", "--steps=9", "--num=7", "--batch_size=5")
+    said = "a, b: 54 evaluations of the network for 7 samples (3 in each of 9 steps, 2 batches)"
+    assert capsys.readouterr().err.splitlines()[0] == said
+    asked(model, "a", "--solver=heun", "--steps=4")
+    assert "a: 8 evaluations of the network for 1 samples (2 in each of 4 steps)" in capsys.readouterr().err
