@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unidiff_core.foundation.stream import Stream
     from unidiff_core.modality import Modality
     from unidiff_core.network.backbone import Backbone, Port
+    from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
     from unidiff_core.process.gaussian.process import Gaussian
     from unidiff_core.process.gaussian.schedule import NoiseSchedule
     from unidiff_core.process.gaussian.solver import GaussianSolver
@@ -67,6 +68,7 @@ _HOMES = {
     "foundation.stream": ("Stream",),
     "modality": ("Modality",),
     "network.backbone": ("Backbone", "Port"),
+    "process.gaussian.diffusers_solver": ("DiffusersSolver",),
     "process.gaussian.process": ("Gaussian",),
     "process.gaussian.schedule": ("NoiseSchedule",),
     "process.gaussian.solver": ("GaussianSolver",),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from unidiff_core.cli.option import named, shown
+from unidiff_core.cli.option import check_device, named, shown
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.encoding import RawReader, SampleEncoder
@@ -132,7 +132,7 @@ def find_device(device: str, environment: Mapping[str, str], num: int) -> str:
 
 
 def _encoder(options: Namespace) -> SampleEncoder:
-    device = find_device(options.device, os.environ, torch.cuda.device_count())
+    device = find_device(check_device(options.device), os.environ, torch.cuda.device_count())
     codecs = {name: codec.to(device) for name, codec in options.codecs.items()}
     reader = RawReader(codecs, options.members, options.clean)
     dtype = getattr(torch, options.dtype)

@@ -32,6 +32,7 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         ValueError: if the directory, the settings or the shards do not fit; says why.
     """
+    from unidiff_core.cli.option import check_device
     from unidiff_core.evaluation.run import Settings
 
     parser = _parser()
@@ -44,7 +45,7 @@ def run(argv: Sequence[str]) -> None:
     if not metrics:
         raise ValueError("nothing to measure: give --judge, or --metrics")
     directory = Path(config.directory)
-    model = _load(directory, config.weights, config.device, allow_hub=config.allow_hub)
+    model = _load(directory, config.weights, check_device(config.device), allow_hub=config.allow_hub)
     out = Path(config.out or directory)
     out.mkdir(parents=True, exist_ok=True)
     write(out, model, _evaluate(model, metrics, settings))

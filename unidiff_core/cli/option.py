@@ -122,3 +122,16 @@ def tidied(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
         if not is_flag and "=" not in word and (action is None or action.nargs is None) and rest:
             named.append(rest.pop(0))
     return unnamed + named
+
+
+def check_device(device: str) -> str:
+    """The device, if it is there.
+
+    Raises:
+        ValueError: if it is a GPU and this machine, or this torch, has none.
+    """
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device={device}: no GPU is to be seen here (torch.cuda.is_available() is False); give cpu")
+    return device

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, cost, tidied
+from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, check_device, cost, tidied
 from unidiff_core.foundation.progress import progress
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def run(argv: Sequence[str]) -> None:
     options = parser.instantiate_classes(parser.parse_args(tidied(parser, argv)))
     if options.spec is None and options.text_spec is None:
         raise ValueError('nothing to sample: give a spec, like "image | text", or --spec with a mapping')
+    if options.spec is not None and options.text_spec is not None:
+        raise ValueError("give SPEC or --spec, not both")
     spec = options.text_spec if options.spec is None else _mapping(options.spec, "--spec")
 
     from unidiff_core.sampling.options import SamplingOptions
@@ -85,7 +87,7 @@ def run(argv: Sequence[str]) -> None:
         **{row.name: options[row.name] for row in fields(SamplingOptions) if row.name in options}
     )
     model = UniDiffuser.from_pretrained(options.model, weights=options.weights, allow_hub=options.allow_hub)
-    model = model.to(options.device)
+    model = model.to(check_device(options.device))
     parsed = TimestepSpec.parse(spec, model.modalities)
     given = _given(options.given, model)
     parsed.check_supplied(given)

@@ -249,6 +249,8 @@ def find_solver(name: str | Solver, kind: type[S]) -> S:
         return name
     if isinstance(name, Solver):
         raise UnknownNameError(f"{type(name).__name__} is no {kind.__name__}; registered: {_known(kind)}")
+    if not isinstance(name, str):
+        raise UnknownNameError(f"a solver is a name or a {kind.__name__}, not {name!r}; registered: {_known(kind)}")
     call = _CALL.fullmatch(name.strip())
     cls, arguments = (call[1], yaml.safe_load(f"[{call[2]}]")) if call else (name, [])
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 from torch.optim.lr_scheduler import LambdaLR
 
+from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.serialization.description import describe
+
 KEY = "settings"
 """Of a checkpoint: name → value, what its run was configured with."""
+PROCESS = "process of "
 _NO_SETTING = {"params", "param_names", "lr"}
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -57,6 +62,11 @@ class Resume(pl.Callback):
         then = settings(trainer) | self._then
         for name, value in self._now.items():
             if name in then and _comparable(then[name]) != _comparable(value):
+                if name.startswith(PROCESS):
+                    raise ValueError(
+                        f"the checkpoint was trained with another {name}: {then[name]}, and now it is {value}; the "
+                        "network's output would mean something else. Change it back, or train into another folder"
+                    )
                 rank_zero_only(print)(f"resume: {name} {then[name]} → {value}")
         self._restore_callbacks()
         changed = self._restore_optimizers(trainer)
@@ -114,13 +124,23 @@ def settings(trainer: pl.Trainer) -> dict[str, Any]:
         numbers = {name: value for name, value in _parameters(callback).items() if not isinstance(value, str)}
         found |= _titled(f"{type(callback).__name__} ", numbers)
     data = getattr(trainer, "datamodule", None)
-    found |= _titled("data ", {name: _one(data, name) for name in ("batch_size", "seed")} if data else {})
+    found |= _titled("data ", {name: _one(data, name) for name in ("batch_size", "seed", "train")} if data else {})
     objective = getattr(trainer.lightning_module, "objective", None)
     if objective is not None:
         found |= _titled("", {"balance": objective.balance, "drop_ignored": objective.drops, "seed": objective.seed})
         found |= {f"weight of {name}": _plain(row.weight) for name, row in objective.modalities.items()}
+        found |= {f"{PROCESS}{name}": _described(row.process) for name, row in objective.modalities.items()}
+        found["timestep law"] = _described(objective.law)
     names = ("max_steps", "max_epochs", "gradient_clip_val", "precision")
     return found | _titled("", {name: _one(trainer, name) for name in names})
+
+
+def _described(value: object) -> str:
+    """An object and its arguments as text; its class alone if no plugin registered it."""
+    try:
+        return json.dumps(describe(value, load_plugins()))
+    except ValueError:
+        return type(value).__name__
 
 
 def _parameters(value: object) -> dict[str, Any]:

@@ -140,3 +140,13 @@ def test_what_a_query_costs_is_said_before_it_runs(asked, model, capsys):
     assert capsys.readouterr().err.splitlines()[0] == said
     asked(model, "a", "--solver=heun", "--steps=4")
     assert "a: 8 evaluations of the network for 1 samples (2 in each of 4 steps)" in capsys.readouterr().err
+
+
+def test_two_specs_or_a_gpu_that_is_not_there_are_refused(capsys):
+    for arguments, says in (
+        (["sample", "nowhere", "image", "--spec", "{image: [1, 0]}"], "give SPEC or --spec, not both"),
+        (["encode", "-c", "recipes/digits/encode.yaml", "--device=cuda:9"], "no GPU is to be seen here"),
+    ):
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        assert exit.value.code == 2 and says in " ".join(capsys.readouterr().err.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from torch.optim import AdamW, lr_scheduler
 
 from tests.core.tiny import loader, make, trainer, weights
 from unidiff_core.training.ema import EMA
+from unidiff_core.training.law import Shared
 from unidiff_core.training.learning_rate import Plateau, Warmup
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -80,3 +82,14 @@ def test_nothing_changed_is_nothing_told_and_the_same_bits(tmp_path):
     trainer(tmp_path, 6).fit(whole, loader())
     _, told = resumed(tmp_path, make_one(), half, steps=6)
     assert torch.equal(weights(whole), weights(half)) and told == ["resume: max_steps 3 → 6"]
+
+
+def test_another_process_is_refused_and_another_law_is_told(tmp_path):
+    now = model()
+    now.objective = replace(now.objective, law=Shared())
+    _, told = resumed(tmp_path, model(), now)
+    assert [row for row in told if "timestep law" in row and "Shared" in row]
+    other = model()
+    other.modalities["a"].process.prediction = "velocity"
+    with pytest.raises(ValueError, match=r"another process of a: .*flow.*, and now it is .*velocity"):
+        resumed(tmp_path, model(), other)

@@ -34,10 +34,10 @@ SIGMA_SCALED = ("EulerDiscreteScheduler", "HeunDiscreteScheduler")
 
 
 class DiffusersSolver(GaussianSolver):
-    """A scheduler of diffusers: ``DiffusersSolver(UniPCMultistepScheduler)``. Downwards only.
+    """A scheduler of diffusers; the name is ``DiffusersSolver(UniPCMultistepScheduler)``. Only for paths that go down.
 
     Args:
-        scheduler_class: its name in diffusers; of those in `VERIFIED`.
+        scheduler_class: it, or its name in diffusers; of those in `VERIFIED`.
         order: of schedulers that have several, 2 if not given.
 
     Raises:
@@ -46,7 +46,9 @@ class DiffusersSolver(GaussianSolver):
 
     registered_name = "DiffusersSolver"
 
-    def __init__(self, scheduler_class: str, order: int | None = None) -> None:
+    def __init__(self, scheduler_class: str | type, order: int | None = None) -> None:
+        if isinstance(scheduler_class, type):
+            scheduler_class = scheduler_class.__name__
         if scheduler_class not in VERIFIED:
             raise ValueError(
                 f"the scheduler {scheduler_class!r} of diffusers is not verified on our time grid; verified: "
@@ -120,6 +122,8 @@ class DiffusersSolver(GaussianSolver):
         scheduler = cls(**{name: value for name, value in wanted.items() if name in known})
         # In double precision: their cumulative product in float32 is worth five digits.
         scheduler.alphas_cumprod = torch.from_numpy(alpha_bar)
+        if hasattr(scheduler, "is_scale_input_called"):
+            scheduler.is_scale_input_called = True  # the state is brought to its scale by `_scale`
         scheduler.set_timesteps(len(times) if is_spaced else len(times) - 1)
         return scheduler
 

@@ -83,3 +83,11 @@ def test_the_order_is_an_option_of_those_that_have_several():
     assert not torch.allclose(second["a.grid"], third["a.grid"])
     with pytest.raises(ValueError, match="has one order"):
         run("flow", "a | b", DiffusersSolver("DDIMScheduler", 3), 5)
+
+
+def test_the_class_itself_serves_as_well_as_its_name():
+    from diffusers import DDIMScheduler
+
+    assert DiffusersSolver(DDIMScheduler).scheduler_class == "DDIMScheduler"
+    with pytest.raises(UnknownNameError, match="a solver is a name or a GaussianSolver, not <class"):
+        find_solver(DDIMScheduler, GaussianSolver)
