@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from unidiff_core.foundation import randomness
+from unidiff_core.foundation.randomness import Draws
 
 
 def words(*values):
@@ -78,3 +79,22 @@ def test_a_permutation_of_billions_needs_no_table():
     order = randomness.permutation(0, "order", 0, size, places)
     assert len(order.unique()) == 5000 and order.min() >= 0 and order.max() < size
     assert abs(order.double().mean() / size - 0.5) < 0.03
+
+
+def test_draws_of_one_purpose_are_the_same_again_and_independent_by_kind_and_by_name():
+    draws = Draws(3, "test", "a.v", 5, torch.arange(4000))
+    normal, uniform = draws.normal((4,)), draws.uniform((4,))
+    assert torch.equal(normal, randomness.normal(3, "test", "a.v", 5, draws.index, (4,)))
+    assert draws.normal((4,)) is normal and draws.uniform((4,)) is uniform
+    assert uniform.min() >= 0 and uniform.max() < 1 and abs(uniform.mean() - 0.5) < 0.01
+    other = draws.named("other")
+    # Box–Muller makes a small normal pair of a large first word: kinds that shared their words would correlate.
+    pairs = [(normal.abs().double(), uniform), (uniform, other.uniform((4,))), (normal, other.normal((4,)))]
+    for one, two in pairs:
+        rows = torch.cat([one.double().T, two.double().T])
+        assert torch.corrcoef(rows)[:4, 4:].abs().max() < 0.08  # 5 standard errors of 4,000 samples
+
+
+def test_nothing_is_drawn_before_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(randomness, "_words", lambda *_: pytest.fail("drawn"))
+    Draws(0, "test", "a.v", 0, torch.arange(3)).named("part")
