@@ -33,7 +33,10 @@ def run(oracle, spec, num=4, **options):
 def make(data_types=0):
     torch.manual_seed(0)
     modalities = {"a": Modality(NumberCodec()), "b": Modality(NumberCodec())}
-    return UniDiffuser(modalities, partial(UViT, width=16, depth=3, heads=2, data_types=data_types, position_std=0.5))
+    model = UniDiffuser(modalities, partial(UViT, width=16, depth=3, heads=2, data_types=data_types, position_std=0.5))
+    if data_types:
+        model.backbone.data_type.weight.data *= 100  # so that the types differ by more than rounding
+    return model
 
 
 def test_a_solver_for_each_modality(oracle):
@@ -118,7 +121,9 @@ def test_conditions_reach_the_backbone_untouched_one_for_each_sample():
     curated = model.sample("a, b", num=4, steps=2)
     assert model.sample("a, b", num=4, steps=2, conditions={"data_type": 1}) == curated
     web = model.sample("a, b", num=4, steps=2, conditions={"data_type": 0})
-    assert web != curated
+    assert (
+        min(abs(a - b) for a, b in zip(web["a"], curated["a"], strict=True)) > 1e-4
+    )  # ten times what the samples may differ by
     mixed = model.sample("a, b", num=4, steps=2, batch_size=3, conditions={"data_type": torch.tensor([0, 1, 1, 1])})
     assert mixed["a"] == pytest.approx([web["a"][0], curated["a"][1], curated["a"][2], curated["a"][3]], abs=1e-5)
     guided = model.sample("a | b", {"b": 0.5}, num=2, steps=2, guidance=1.0, conditions={"data_type": 0})
