@@ -1,7 +1,7 @@
 """The scoreboard: each injected fault is survived, detected, or silent; silent must be 0.
 
-A campaign is a module of this folder with `faults(count, seed)`, which gives that many faults; `CAMPAIGNS` names them. The
-tests run each at a small count, `make faults` at 500 in all, and `make faults FULL=1` at 3,000.
+A campaign is a module of this folder with `faults(count, seed)`, which gives that many faults; `CAMPAIGNS` names them.
+The tests run each at a small count, `make faults` at 500 in all, and `make faults FULL=1` at 3,000.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Scoreboard:
             try:
                 outcome = fault.inject(place)
                 why = ""
-            except Exception as error:  # noqa: BLE001 - a program that breaks in an unforeseen way told its user nothing
+            except Exception as error:
                 outcome, why = Outcome.SILENT, f": {type(error).__name__}: {error}"
             self.counts.setdefault(fault.kind, Counter())[outcome] += 1
             if outcome is Outcome.SILENT:
