@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from unidiff_core.codec.waveform import Waveform
     from unidiff_core.data.cleaner import Cleaner
     from unidiff_core.data.columns import Batches, Columns, ShardData
-    from unidiff_core.data.location import read_having, read_shards
     from unidiff_core.data.module import OrderedData
+    from unidiff_core.data.salvage import read_having, read_shards
     from unidiff_core.data.samples import Samples
     from unidiff_core.data.shard import Members, write_shards
     from unidiff_core.data.source import Source
@@ -53,7 +53,7 @@ _HOMES = {
     "codec.waveform": ("Waveform",),
     "data.cleaner": ("Cleaner",),
     "data.columns": ("Batches", "Columns", "ShardData"),
-    "data.location": ("read_having", "read_shards"),
+    "data.salvage": ("read_having", "read_shards"),
     "data.module": ("OrderedData",),
     "data.samples": ("Samples",),
     "data.shard": ("Members", "write_shards"),

@@ -17,7 +17,7 @@ from unidiff_codecs.picture import open_image
 from unidiff_codecs.text import check_text, decoded
 
 from unidiff_core import Codec, Stream
-from unidiff_core.data.location import read_shards
+from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.shard import STORED
 
 CAPTIONS = [f"a red {word}" for word in ("one", "two", "three", "four", "five", "six")]

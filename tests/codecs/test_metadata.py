@@ -9,7 +9,7 @@ from unidiff_codecs.source import DatasetSource, FolderSource
 from unidiff_codecs.text import TextCodec
 
 from unidiff_core.cli import shards as shards_command
-from unidiff_core.data.location import read_shards
+from unidiff_core.data.salvage import read_shards
 
 from . import cases
 

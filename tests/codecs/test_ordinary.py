@@ -13,8 +13,8 @@ from unidiff_codecs.training import CaptionData, ImageData, PairData
 
 from unidiff_core import Modality, UniDiffuser
 from unidiff_core.cli import encode
-from unidiff_core.data.location import read_shards
 from unidiff_core.data.module import OrderedData
+from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.samples import RawSamples
 from unidiff_core.data.shard import MANIFEST
 from unidiff_core.network.uvit import UViT

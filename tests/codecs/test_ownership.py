@@ -9,7 +9,8 @@ import pytest
 
 from unidiff_core.cli import encode, fit_codec
 from unidiff_core.cli import shards as shards_command
-from unidiff_core.data.location import list_shards, read_shards
+from unidiff_core.data.location import list_shards
+from unidiff_core.data.salvage import read_shards
 
 from . import cases
 

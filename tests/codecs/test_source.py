@@ -17,9 +17,10 @@ from unidiff_codecs.text import TextCodec
 from unidiff_core import Modality, UniDiffuser
 from unidiff_core.cli import encode
 from unidiff_core.cli import shards as shards_command
-from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
-from unidiff_core.data.location import read_shards
+from unidiff_core.data.damage import Tally
+from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.module import OrderedData
+from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.samples import RawSamples, SourceSamples, StoredSamples
 from unidiff_core.data.shard import STORED
 from unidiff_core.network.uvit import UViT

@@ -15,7 +15,7 @@ from unidiff_codecs.training.augmentation import augmented
 from tests.codecs.conftest import fit
 from unidiff_core.cli.fit_codec import run
 from unidiff_core.data.columns import Shuffled
-from unidiff_core.data.location import read_shards
+from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.shard import write_shards
 
 

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from tests.core.conftest import NumberCodec
 from tests.core.tiny import Pairs, loader, make, trainer, weights
 from unidiff_core import Modality, UniDiffuser
-from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
+from unidiff_core.data.damage import Tally
+from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.module import Placed
 from unidiff_core.data.order import InOrder
 from unidiff_core.foundation.batch import Batch

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from unidiff_core.cli.option import check_device, named, shown
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.cleaner import Cleaner
+from unidiff_core.data.damage import Damage
 from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.job import EncodingJob
@@ -42,8 +43,6 @@ def run(argv: Sequence[str]) -> None:
     parser = _parser()
     config = parser.parse_args(list(argv))
     options = parser.instantiate_classes(config)
-    if not 0 <= options.max_lost < 1:
-        raise ValueError(f"--max_lost={options.max_lost} is no share of samples; give a number from 0 to below 1")
     if not 0 <= options.task < options.tasks:
         raise ValueError(f"there is no task {options.task} of {options.tasks}; --task counts from 0 to --tasks - 1")
     if options.overwrite and options.tasks > 1:
@@ -85,12 +84,8 @@ def _parser() -> ArgumentParser:
         default="error",
         help="may a sample lack a modality? One that cleaning leaves nothing of is dropped, or kept without it",
     )
-    add(
-        "--max_lost",
-        type=float,
-        default=0.0,
-        help="share of a task's samples that may be unreadable, counted after each shard; 0 stops at the first",
-    )
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser.add_class_arguments(Damage, "damage")
     add("--batch_size", type=int, default=256, help="samples encoded at a time")
     add("--dtype", type=Literal["float32", "float16"], default="float32", help="of what is stored")
     add("--device", type=str, default="cpu", help="cpu, cuda (under torchrun each process's own), cuda:1, ...")
@@ -137,7 +132,7 @@ def _encoder(options: Namespace) -> SampleEncoder:
     reader = RawReader(codecs, options.members, options.clean)
     dtype = getattr(torch, options.dtype)
     return SampleEncoder(
-        reader, options.batch_size, dtype, keep=options.keep, missing=options.missing, max_lost=options.max_lost
+        reader, options.batch_size, dtype, keep=options.keep, missing=options.missing, damage=options.damage
     )
 
 
@@ -149,7 +144,7 @@ def _jobs(options: Namespace, encoder: SampleEncoder, settings: str) -> list[Enc
     return [
         EncodingJob(
             encoder,
-            list_shards(places, allow_pipe=options.allow_pipe),
+            list_shards(places, allow_pipe=options.allow_pipe, allow_absent=options.damage.policy != "fail"),
             Path(target),
             settings=settings,
             codecs=codecs,

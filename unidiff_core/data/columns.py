@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from unidiff_core.codec.codec import EmptyRaw
-from unidiff_core.data.location import read_having
+from unidiff_core.data.damage import FAIL, Damage
+from unidiff_core.data.salvage import parse_shards
 from unidiff_core.data.shard import Endings, listed
 
 Columns = dict[str, Any]
@@ -74,11 +73,15 @@ class ShardData(pl.LightningDataModule, ABC):
         batch_size: samples per step.
         holdout: share that is held out, 0..1.
         seed: of the order.
+        damage: what is done about shards and samples that cannot be read.
     """
 
-    def __init__(self, folder: str, batch_size: int = 128, holdout: float = 0.05, seed: int = 0) -> None:
+    def __init__(
+        self, folder: str, batch_size: int = 128, holdout: float = 0.05, seed: int = 0, damage: Damage = FAIL
+    ) -> None:
         super().__init__()
         self.folder, self.batch_size, self.holdout, self.seed = folder, batch_size, holdout, seed
+        self.damage = damage
         self.training: Batches | None = None
         self.held_out: Batches | None = None
 
@@ -93,21 +96,16 @@ class ShardData(pl.LightningDataModule, ABC):
             *members: an ending, or several of which a sample has one, and what reads the member's content.
 
         Raises:
-            ValueError: if one cannot be read, or no sample has them; names it.
+            ValueError: if one cannot be read and none may be lost, or no sample has them; names it.
+            LossError: if more is lost than may be.
         """
-        num, empty = 0, 0
-        for sample in read_having(self.folder, *(endings for endings, _ in members)):
-            num += 1
-            try:
-                yield tuple(read(sample[listed(endings)[0]]) for endings, read in members)
-            except EmptyRaw:
-                empty += 1
-            except ValueError as error:
-                raise ValueError(f"sample {sample['__key__']!r} of {sample['__url__']}: {error}") from error
-        if empty:
-            warnings.warn(
-                f"left out: {empty} of {num} samples of {self.folder}, of which a member is empty", stacklevel=2
-            )
+        endings = [ending for ending, _ in members]
+        firsts = [listed(ending)[0] for ending in endings]
+
+        def read(sample: Mapping[str, Any]) -> tuple[Any, ...]:
+            return tuple(parse(sample[first]) for first, (_, parse) in zip(firsts, members, strict=True))
+
+        yield from parse_shards(self.folder, endings, read, damage=self.damage)
 
     def is_held_out(self, columns: Columns, num: int) -> list[bool]:
         """Which of the `num` samples are held out."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from typing import Any, Literal
 
@@ -14,79 +12,15 @@ from torch import Tensor
 
 from unidiff_core.codec.codec import Codec, EmptyRaw, Raw, check_latent, name_of
 from unidiff_core.data.cleaner import Cleaner
+from unidiff_core.data.damage import FAIL, Damage, Tally
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.shard import STORED, Endings, Members, ending_of, listed, title_of
 from unidiff_core.foundation.error import reason
 from unidiff_core.foundation.precision import full_precision
 
-ERRORS = 5
-"""Messages of lost samples that a tally keeps, of the first ones."""
-
-
-class LossError(ValueError):
-    """More samples could not be read than may be lost."""
-
 
 class Dropped(Exception):  # noqa: N818 — an outcome, no error
     """A sample that is not wanted; says why."""
-
-
-@dataclass
-class Tally:
-    """What became of the samples that were read.
-
-    Attributes:
-        read: number of samples in the shards.
-        kept: how many of them were encoded.
-        dropped: reason → how many were not wanted.
-        lost: how many could not be read.
-        errors: what was wrong with the first of those.
-    """
-
-    read: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    lost: int = 0
-    errors: list[str] = field(default_factory=list)
-
-    def lose(self, error: str) -> None:
-        """Count a sample that could not be read."""
-        self.lost += 1
-        self.errors = [*self.errors, error][:ERRORS]
-
-    def add(self, other: Tally) -> None:
-        """Take over another's counts."""
-        self.read, self.kept, self.lost = self.read + other.read, self.kept + other.kept, self.lost + other.lost
-        self.dropped.update(other.dropped)
-        self.errors = [*self.errors, *other.errors][:ERRORS]
-
-    def check(self, max_lost: float) -> None:
-        """Stop if too many were lost.
-
-        Raises:
-            LossError: if more than the share `max_lost` of what was read was lost.
-        """
-        if self.lost > max_lost * self.read:
-            raise LossError(
-                f"{self.lost} of {self.read} samples could not be read, more than --max_lost={max_lost:g} allows: "
-                + "; ".join(self.errors)
-            )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a manifest."""
-        return asdict(self) | {"dropped": dict(sorted(self.dropped.items()))}
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Tally:
-        """Back from a manifest."""
-        return cls(row["read"], row["kept"], Counter(row["dropped"]), row["lost"], list(row["errors"]))
-
-    def __str__(self) -> str:
-        """For a person."""
-        rows = [f"{self.kept} of {self.read} samples"]
-        rows += [f"{count} dropped: {reason}" for reason, count in sorted(self.dropped.items())]
-        rows += [f"{self.lost} lost: " + "; ".join(self.errors)] if self.lost else []
-        return "\n  ".join(rows)
 
 
 class RawReader:
@@ -136,7 +70,7 @@ class SampleEncoder:
         dtype: of stored floating-point tensors.
         keep: filters that a sample must pass, tried in order.
         missing: whether a sample may lack a modality.
-        max_lost: share of samples that may be unreadable; the first one is an error if it is 0.
+        damage: what is done about samples that cannot be read or encoded.
     """
 
     def __init__(
@@ -147,10 +81,10 @@ class SampleEncoder:
         *,
         keep: Sequence[Filter] = (),
         missing: Literal["error", "keep"] = "error",
-        max_lost: float = 0.0,
+        damage: Damage = FAIL,
     ) -> None:
         self.reader, self.batch_size, self.dtype = reader, batch_size, dtype
-        self.keep, self.missing, self.max_lost = keep, missing, max_lost
+        self.keep, self.missing, self.damage = keep, missing, damage
         self._checked: set[str] = set()
 
     def samples(self, samples: Iterable[Members], name: str, tally: Tally) -> Iterator[dict[str, Any]]:
@@ -162,7 +96,8 @@ class SampleEncoder:
             tally: counts what becomes of them.
 
         Raises:
-            ValueError: if a sample cannot be read and none may be lost; names it.
+            ValueError: if a sample cannot be read or encoded and none may be lost; names it.
+            ShardLostError: if its shard is to go with it.
         """
         for row, stored in self.tensors(samples, name, tally):
             raw = {ending for endings in self.reader.members.values() for ending in endings}
@@ -175,28 +110,48 @@ class SampleEncoder:
         """As `samples`: the members of each and its ``"<modality>.<name>"`` → tensor, without a batch dimension."""
         admitted = self._admitted(samples, name, tally)
         while batch := list(islice(admitted, self.batch_size)):
-            stored = self._encode(
-                [raws for _, raws in batch], [f"sample {row['__key__']} of {name}" for row, _ in batch]
-            )
-            yield from zip([row for row, _ in batch], stored, strict=True)
+            titles = [f"sample {row['__key__']} of {name}" for row, _ in batch]
+            stored, wrong = self._encode([raws for _, raws in batch], titles)
+            for i, (row, _) in enumerate(batch):
+                if i in wrong:
+                    tally.kept -= 1
+                    self.damage.lose(f"{titles[i]}: {wrong[i]}", tally)
+                else:
+                    yield row, stored[i]
 
     @torch.no_grad()
-    def _encode(self, batch: Sequence[Mapping[str, Raw]], titles: Sequence[str]) -> list[dict[str, Tensor]]:
+    def _encode(
+        self, batch: Sequence[Mapping[str, Raw]], titles: Sequence[str]
+    ) -> tuple[list[dict[str, Tensor]], dict[int, str]]:
+        """What is stored of each sample, and number → what is wrong with it, of those of which nothing can be."""
         stored: list[dict[str, Tensor]] = [{} for _ in batch]
+        wrong: dict[int, str] = {}
         for name, codec in self.reader.codecs.items():
-            having = [i for i, raws in enumerate(batch) if name in raws]
-            if not having:
-                continue
+            having = [i for i, raws in enumerate(batch) if name in raws and i not in wrong]
             with full_precision(_device_of(codec)):
-                encoded = _encoded(codec, [batch[i][name] for i in having], [titles[i] for i in having])
-                if name not in self._checked:  # before a training is built on it
+                encoded, failed = _encoded(codec, [batch[i][name] for i in having])
+                wrong |= {having[k]: why for k, why in failed.items()}
+                having = [i for i in having if i not in wrong]
+                if having and name not in self._checked:  # before a training is built on it
                     check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
                     self._checked.add(name)
             for key, values in encoded.items():
-                values = (values.to(self.dtype) if values.is_floating_point() else values).cpu()
+                values = self._as_stored(values).cpu()
                 for i, value in zip(having, values, strict=True):
+                    if value.is_floating_point() and not bool(value.isfinite().all()):
+                        wrong[i] = self._not_finite(codec, f"{name}.{key}")
                     stored[i][f"{name}.{key}"] = value.contiguous()
-        return stored
+        return stored, wrong
+
+    def _as_stored(self, values: Tensor) -> Tensor:
+        return values.to(self.dtype) if values.is_floating_point() else values
+
+    def _not_finite(self, codec: Codec, key: str) -> str:
+        text = f"what {name_of(codec)} gives as {key} is not finite"
+        if self.dtype == torch.float32:
+            return f"{text}: NaN, or beyond ±{torch.finfo(self.dtype).max:.4g}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{text} in {dtype}, which ends at ±{torch.finfo(self.dtype).max:.4g}; store it as float32 (--dtype)"
 
     def _admitted(
         self, samples: Iterable[Members], name: str, tally: Tally
@@ -210,9 +165,7 @@ class SampleEncoder:
                 continue
             except ValueError as error:
                 message = f"sample {row['__key__']} of {name}: {error}"
-                if not self.max_lost:
-                    raise ValueError(message) from error
-                tally.lose(message)
+                self.damage.lose(message, tally, error)
                 continue
             tally.kept += 1
             yield row, raws
@@ -253,18 +206,23 @@ def _device_of(codec: Codec) -> torch.device:
     return next((value.device for value in chain(codec.parameters(), codec.buffers())), torch.device("cpu"))
 
 
-def _encoded(codec: Codec, raws: Sequence[Raw], titles: Sequence[str]) -> dict[str, Tensor]:
-    """What a codec stores of samples. If it fails at one, that one is named; if at any, it is its own fault."""
+def _encoded(codec: Codec, raws: Sequence[Raw]) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """What a codec stores of the samples that it can encode, and number → why not, of the others.
+
+    If it can encode none of several, it is its own fault, and its own error.
+    """
+    if not raws:
+        return {}, {}
     try:
-        return codec.encode(raws)
+        return codec.encode(raws), {}
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception:  # whatever a stranger's codec raises
-        failures = (_failure(codec, raw) for raw in raws)
-        i, error = next(((i, error) for i, error in enumerate(failures) if error), (0, None))
-        if error is None or (i == 0 and len(raws) > 1 and _failure(codec, raws[1])):
+        failures = {i: error for i, raw in enumerate(raws) if (error := _failure(codec, raw))}
+        if not failures or (len(failures) == len(raws) > 1):
             raise
-        raise ValueError(f"{titles[i]}: {name_of(codec)} cannot encode it: {reason(error)}") from error
+        wrong = {i: f"{name_of(codec)} cannot encode it: {reason(error)}" for i, error in failures.items()}
+        return _encoded(codec, [raw for i, raw in enumerate(raws) if i not in wrong])[0], wrong
 
 
 def _failure(codec: Codec, raw: Raw) -> Exception | None:

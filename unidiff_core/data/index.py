@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,8 +19,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from unidiff_core.data.location import list_shards, local_path
-from unidiff_core.data.shard import MANIFEST, STORED, Halves, naming_damage, walk
+from unidiff_core.data.damage import FAIL, Damage, ShardLostError, Tally
+from unidiff_core.data.location import Shard, list_shards, local_path
+from unidiff_core.data.salvage import Salvage
+from unidiff_core.data.shard import (
+    MANIFEST,
+    STORED,
+    Lose,
+    UnsortedError,
+    check_size,
+    grouped,
+    naming_damage,
+    walk,
+)
 from unidiff_core.foundation.atomic import replacing
 
 INDEX = "index.safetensors"
@@ -119,7 +131,9 @@ class ShardIndex:
         return self._maps[shard]
 
 
-def open_index(where: str | Path | Sequence[str], *, check: bool = False) -> ShardIndex:
+def open_index(
+    where: str | Path | Sequence[str], *, check: bool = False, damage: Damage = FAIL, tally: Tally | None = None
+) -> ShardIndex:
     """The index of the shards at `where`, on this machine; see `unidiff_core.data.location.list_shards`.
 
     That of a folder with a manifest is kept beside it, and made anew if a shard's size or time has changed.
@@ -128,39 +142,57 @@ def open_index(where: str | Path | Sequence[str], *, check: bool = False) -> Sha
         where: the shards.
         check: in a folder with a manifest, compare the shards' hashes with it when the index is made, and keep a
             checksum of each sample's stored tensors, against which they are read.
+        damage: what is done about shards and samples that cannot be read.
+        tally: counts, as read, what is lost.
 
     Raises:
         ValueError: if there are no shards, or one is damaged, compressed, or not on this machine; names it.
     """
-    shards = list_shards(where)
+    tally = Tally() if tally is None else tally
+    shards = list_shards(where, allow_absent=damage.policy != "fail")
+    shards = [shard for shard in shards if _is_there(shard, damage, tally)]
     paths = [local_path(shard) for shard in shards]
     folder = Path(where).expanduser() if isinstance(where, (str, Path)) else None
     cache = folder / INDEX if folder and (folder / MANIFEST).is_file() else None
     fingerprint = _fingerprint(paths)
     index = _load(cache, paths, fingerprint) if cache else None
     if index is None or (cache and check and index.sums is None):
-        index = build_index(paths)
+        index = build_index(shards, damage, tally, check=bool(cache and check))
         if cache and check:
-            for shard, path in zip(shards, paths, strict=True):
-                _check_hash(path, shard.sha256)
             index = index.summed()
-        if cache:
+        if cache and not tally.lost:
             with suppress(OSError):  # a folder that may only be read
                 _save(index, cache, fingerprint)
     if cache:
-        _check_count(cache.with_name(MANIFEST), len(index))
+        _check_count(cache.with_name(MANIFEST), len(index) + tally.lost)
     return index if check else replace(index, sums=None)
 
 
+def _is_there(shard: Shard, damage: Damage, tally: Tally) -> bool:
+    """Whether a shard can be opened; one that is absent is counted."""
+    if damage.policy == "fail" or local_path(shard).is_file():
+        return True
+    Salvage(shard, damage, tally).lose_rest(f"the shard {shard} is not there")
+    return False
+
+
 def _check_hash(path: Path, wanted: str | None) -> None:
-    """Compare a shard with what its manifest says of it."""
+    """Compare a shard with what its manifest says of it.
+
+    Raises:
+        ChangedError: if it is another.
+    """
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if wanted not in (None, found):
-        raise ValueError(
+        raise ChangedError(
             f"the shard {path} is damaged: its SHA-256 is {found}, not {wanted} as {path.parent / MANIFEST} says; "
-            "bring it back from a copy or encode it again"
+            "bring it back from a copy or write it again"
         )
+
+
+class ChangedError(ValueError):
+    """A shard that is not what its manifest says."""
 
 
 def _check_count(manifest: Path, found: int) -> None:
@@ -170,14 +202,24 @@ def _check_count(manifest: Path, found: int) -> None:
         raise ValueError(f"{manifest} counts {promised} samples, and its shards hold {found}; write them again")
 
 
-def build_index(paths: Sequence[Path]) -> ShardIndex:
+def build_index(
+    shards: Sequence[Shard], damage: Damage = FAIL, tally: Tally | None = None, *, check: bool = False
+) -> ShardIndex:
     """Read the headers of all shards.
 
+    Args:
+        shards: on this machine.
+        damage: what is done about shards and samples that cannot be read.
+        tally: counts, as read, what is lost.
+        check: compare each with its SHA-256.
+
     Raises:
-        ValueError: if one is damaged, compressed, or names a member twice, or is not sorted; names it.
+        ValueError: if one is damaged, compressed, or names a member or a sample twice, or is not sorted; names it.
     """
     headers: dict[str, int] = {}
-    tables = [_table(path, headers) for path in paths]
+    tally = Tally() if tally is None else tally
+    paths = [local_path(shard) for shard in shards]
+    tables = [_salvaged(shard, headers, damage, tally, check) for shard in shards]
     counts = torch.tensor([len(layout) for layout, _ in tables])
     columns: dict[str, Tensor] = {}
     for ending in sorted({ending for _, table in tables for ending in table}):
@@ -193,35 +235,63 @@ def build_index(paths: Sequence[Path]) -> ShardIndex:
     )
 
 
-def _table(path: Path, headers: dict[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
+Rows = list[dict[str, tuple[int, int, str]]]
+"""For each sample of a shard, ending → start and length of its member, and its safetensors header if it has one."""
+
+
+def _salvaged(
+    shard: Shard, headers: dict[str, int], damage: Damage, tally: Tally, check: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`_columns_of` what can be read of a shard; the rest is counted."""
+    path, rows, own = local_path(shard), Rows(), Tally()
+    if damage.policy == "fail":
+        _read(path, rows, None)
+        if check:
+            _check_hash(path, shard.sha256)
+        return _columns_of(rows, headers)
+
+    def lose(message: str) -> None:
+        own.read += 1
+        damage.lose(message, own)
+
+    samples = Salvage(shard, damage, own)
+    try:
+        _read(path, rows, lose)
+        if check:
+            _check_hash(path, shard.sha256)
+    except (ValueError, OSError, ShardLostError) as error:
+        keeps = damage.policy == "skip_sample" and not isinstance(error, (UnsortedError, ChangedError))
+        if not keeps:
+            rows.clear()
+            samples.tally = own = Tally()
+        samples.lose_rest(str(error), len(rows) + own.lost)
+    tally.add(own)
+    return _columns_of(rows, headers)
+
+
+def _read(path: Path, rows: Rows, lose: Lose | None) -> None:
+    """Append the samples of a shard to `rows`, as far as they can be read."""
+    if _is_compressed(path):
+        raise ValueError(f"{path} cannot be read at random: it is compressed; unpack it to a plain .tar")
+    with path.open("rb") as stream, naming_damage(str(path)):
+
+        def read(header: tarfile.TarInfo, archive: tarfile.TarFile) -> tuple[int, int, str]:
+            check_size(header)
+            is_stored = header.name.lower().endswith(f".{STORED}")
+            return header.offset_data, header.size, _header(stream, header) if is_stored else ""
+
+        for _, sample in grouped(walk(stream, mode="r:"), str(path), read, lose):
+            rows.append(sample)
+
+
+def _columns_of(rows: Rows, headers: dict[str, int]) -> tuple[Tensor, dict[str, Tensor]]:
     """Layouts ``[m]`` of a shard's m samples, and member ending → start and length ``[m, 2]``.
 
     New safetensors headers are added to `headers`.
     """
-    rows: list[dict[str, tuple[int, int]]] = []
-    layouts: list[int] = []
-    last = None
-    halves = Halves(str(path))
-    if _is_compressed(path):
-        raise ValueError(f"{path} cannot be read at random: it is compressed; unpack it to a plain .tar")
-    with path.open("rb") as stream, naming_damage(str(path)):
-        for key, ending, header, _ in walk(stream, mode="r:"):
-            if key != last:
-                if last is not None:
-                    halves.add(last, rows[-1])
-                rows.append({})
-                layouts.append(ABSENT)
-                last = key
-            if ending in rows[-1]:
-                raise ValueError(f"sample {key} of {path} has two members .{ending}")
-            rows[-1][ending] = header.offset_data, header.size
-            if ending == STORED:
-                text = _header(stream, *rows[-1][ending], f"sample {key} of {path}")
-                layouts[-1] = headers.setdefault(text, len(headers))
-    if last is not None:
-        halves.add(last, rows[-1])
+    layouts = [headers.setdefault(row[STORED][2], len(headers)) if STORED in row else ABSENT for row in rows]
     table = {
-        ending: torch.tensor([row.get(ending, (ABSENT, 0)) for row in rows])
+        ending: torch.tensor([row.get(ending, (ABSENT, 0))[:2] for row in rows])
         for ending in {ending for row in rows for ending in row}
     }
     return torch.tensor(layouts, dtype=torch.int32), table
@@ -238,15 +308,15 @@ def _nowhere(count: int) -> Tensor:
     return torch.tensor([ABSENT, 0]).repeat(count, 1)
 
 
-def _header(stream: BinaryIO, start: int, length: int, name: str) -> str:
-    """The safetensors header at a place in a file, which is not moved."""
-    size = int.from_bytes(os.pread(stream.fileno(), 8, start), "little")
+def _header(stream: BinaryIO, member: tarfile.TarInfo) -> str:
+    """The safetensors header of a member in a file, which is not moved."""
+    size = int.from_bytes(os.pread(stream.fileno(), 8, member.offset_data), "little")
     try:
-        if not 0 < size <= length - 8:
+        if not 0 < size <= member.size - 8:
             raise ValueError("its header is longer than itself")
-        return os.pread(stream.fileno(), size, start + 8).decode("utf-8")
+        return os.pread(stream.fileno(), size, member.offset_data + 8).decode("utf-8")
     except ValueError as error:
-        raise ValueError(f"{name}: its .{STORED} is damaged, {error}; encode it again") from error
+        raise ValueError(f"it is damaged, {error}; encode it again") from error
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:

@@ -19,16 +19,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unidiff_core.data.encoding import SampleEncoder, Tally
-from unidiff_core.data.location import Shard, local_file, open_shard, stamp
+from unidiff_core.data.damage import ShardLostError, Tally
+from unidiff_core.data.encoding import SampleEncoder
+from unidiff_core.data.location import Shard, local_file, stamp
+from unidiff_core.data.salvage import Salvage
 from unidiff_core.data.shard import (
     MANIFEST,
     STORED,
-    Hashed,
     Written,
     check_sorted,
     endings_if_own,
-    read_samples,
     write_manifest,
     write_shard,
 )
@@ -163,8 +163,11 @@ class EncodingJob:
         if self.unfinished():
             (self.target / MANIFEST).unlink(missing_ok=True)  # of what the shards were: it never looks complete
         tally = Tally()
-        for shard, name in list(zip(self.shards, self.names, strict=True))[task::tasks]:
-            note = self._note(shard, name) or self._encode(shard, name, tally)
+        own = list(zip(self.shards, self.names, strict=True))[task::tasks]
+        counts = [shard.count for shard, _ in own]
+        total = sum(count or 0 for count in counts) if None not in counts else None
+        for shard, name in own:
+            note = self._note(shard, name) or self._encode(shard, name, tally, total)
             tally.add(Tally.from_dict(note.tally))
             on_shard()
         if not self.unfinished():
@@ -202,34 +205,36 @@ class EncodingJob:
         write_manifest(self.target, [note.shard for note in done], **notes)
         return tally
 
-    def _encode(self, shard: Shard, name: str, earlier: Tally) -> Note:
+    def _encode(self, shard: Shard, name: str, earlier: Tally, total: int | None) -> Note:
         tally, before = Tally(), stamp(shard)
-        with open_shard(shard.url, allow_pipe=self.allow_pipe) as stream:
-            source = Hashed(stream)
+        samples = Salvage(shard, self.encoder.damage, tally, allow_pipe=self.allow_pipe)
 
-            def encoded() -> Any:
-                rows = read_samples(source, str(shard))
-                try:
-                    yield from self.encoder.samples(rows, str(shard), tally)
-                except ValueError as error:
-                    check_sorted(rows, error)  # what seems to lack a member may be half of a sample
-                    raise
-                self._check(shard, source.sha256.hexdigest(), tally, earlier)  # before the tar is in its place
+        def check() -> None:
+            """Before the tar is in its place."""
+            so_far = Tally()
+            so_far.add(earlier)
+            so_far.add(tally)
+            self.encoder.damage.check(so_far, total)
 
+        def encoded() -> Any:
+            rows = iter(samples)
+            try:
+                yield from self.encoder.samples(rows, str(shard), tally)
+            except ValueError as error:
+                check_sorted(rows, error)  # what seems to lack a member may be half of a sample
+                raise
+            check()
+
+        try:
             written = write_shard(self.target / name, encoded())
-        note = Note(written, str(shard), source.sha256.hexdigest(), self.settings, tally.as_dict(), before)
+        except ShardLostError as error:
+            tally = samples.tally = Tally()
+            samples.lose_rest(str(error))
+            check()
+            written = write_shard(self.target / name, [])
+        note = Note(written, str(shard), samples.sha256, self.settings, tally.as_dict(), before)
         write_json(self.target / f"{name}.json", asdict(note))
         return note
-
-    def _check(self, shard: Shard, sha256: str, tally: Tally, earlier: Tally) -> None:
-        if shard.sha256 not in (None, sha256):
-            raise ValueError(
-                f"{shard} is not what its manifest says: SHA-256 {sha256}, not {shard.sha256}; fetch it again"
-            )
-        so_far = Tally()
-        so_far.add(earlier)
-        so_far.add(tally)
-        so_far.check(self.encoder.max_lost)
 
     def _note(self, shard: Shard, name: str) -> Note | None:
         """What is recorded of a shard; None if it is not done, or was made from other content."""
@@ -240,9 +245,13 @@ class EncodingJob:
         note = Note(**row | {"shard": Written(**row["shard"])})
         if note.settings != self.settings:
             raise ValueError(f"{path.with_suffix('')} was encoded with other settings; --overwrite encodes all again")
-        if note.source != str(shard) or shard.sha256 not in (None, note.source_sha256):
+        if note.source != str(shard) or not self._is_of(note, shard):
             return None
         return self._unless_changed(note, shard, path)
+
+    def _is_of(self, note: Note, shard: Shard) -> bool:
+        """Whether a note is of the content that the manifest promises, or of what was lost of that."""
+        return shard.sha256 in (None, note.source_sha256) or note.tally.get("shards", 0) > 0
 
     def _unless_changed(self, note: Note, shard: Shard, path: Path) -> Note | None:
         """The note, if its source is as it was: of the same size and time, or else of the same hash."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from unidiff_core.data.shard import MANIFEST, Endings, ending_of, find_shards, listed, read_samples, title_of
+from unidiff_core.data.shard import MANIFEST, find_shards
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 PIPE = "pipe:"
@@ -22,10 +23,11 @@ UNFINISHED = ("source.json", "*.tar.json", "*.partial")
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that can be opened, and the SHA-256 that a manifest promises of it."""
+    """A shard that can be opened, and what a manifest promises of it: its SHA-256, and the number of its samples."""
 
     url: str
     sha256: str | None = None
+    count: int | None = None
 
     @property
     def name(self) -> str:
@@ -37,12 +39,15 @@ class Shard:
         return self.url.partition("?")[0] if _is_url(self.url) else self.url
 
 
-def list_shards(where: str | Path | Sequence[str], *, allow_pipe: bool = False) -> list[Shard]:
+def list_shards(
+    where: str | Path | Sequence[str], *, allow_pipe: bool = False, allow_absent: bool = False
+) -> list[Shard]:
     """The shards that a folder, tar, pattern or URL stands for, or a list of them, in order.
 
     A folder: those of its manifest, or its ``*.tar`` if it has none and nothing of ours is half-written in it.
     ``data/{00..99}.tar``, ``data/*.tar``: patterns. ``s3://…``, ``https://…`` and whatever fsspec reads;
     ``simplecache::s3://…`` with a local copy. ``pipe:COMMAND`` if `allow_pipe`. Fetches listings and manifests only.
+    With `allow_absent`, shards that a manifest lists need not be there: a policy for damage counts them as lost.
 
     Raises:
         ValueError: if there are none, or one is absent; says where was looked.
@@ -50,10 +55,12 @@ def list_shards(where: str | Path | Sequence[str], *, allow_pipe: bool = False) 
     from braceexpand import braceexpand
 
     places = [where] if isinstance(where, (str, Path)) else where
-    return [shard for place in places for url in braceexpand(str(place)) for shard in _listed(url, allow_pipe)]
+    return [
+        shard for place in places for url in braceexpand(str(place)) for shard in _listed(url, allow_pipe, allow_absent)
+    ]
 
 
-def _listed(url: str, allow_pipe: bool) -> list[Shard]:
+def _listed(url: str, allow_pipe: bool, allow_absent: bool) -> list[Shard]:
     if url.startswith(PIPE):
         _check_pipe(url, allow_pipe)
         return [Shard(url)]
@@ -65,13 +72,15 @@ def _listed(url: str, allow_pipe: bool) -> list[Shard]:
         if not _is_url(url) and not Path(url).is_file():
             raise ValueError(f"no such shard: {url}")
         return [Shard(url)]
-    return _in_remote_folder(url) if _is_url(url) else _in_folder(Path(url))
+    return _in_remote_folder(url) if _is_url(url) else _in_folder(Path(url), allow_absent)
 
 
-def _in_folder(folder: Path) -> list[Shard]:
+def _in_folder(folder: Path, allow_absent: bool) -> list[Shard]:
     if (folder / MANIFEST).is_file():
-        hashes = _hashes((folder / MANIFEST).read_bytes())
-        return [Shard(str(path), hashes[path.name]) for path in find_shards(folder)]
+        if not allow_absent:
+            find_shards(folder)
+        rows = _promised((folder / MANIFEST).read_bytes())
+        return [Shard(str(folder / name), *row) for name, row in rows.items()]
     if any(next(folder.glob(pattern), None) for pattern in UNFINISHED):
         raise ValueError(
             f"no shards in {folder} yet: `unidiffuser shards` or `encode` did not finish there; run it again"
@@ -88,8 +97,8 @@ def _in_folder(folder: Path) -> list[Shard]:
 def _in_remote_folder(url: str) -> list[Shard]:
     filesystem, path = _filesystem(url)
     if filesystem.exists(f"{path}/{MANIFEST}"):
-        hashes = _hashes(filesystem.cat_file(f"{path}/{MANIFEST}"))
-        return [Shard(f"{url.rstrip('/')}/{name}", sha256) for name, sha256 in hashes.items()]
+        rows = _promised(filesystem.cat_file(f"{path}/{MANIFEST}"))
+        return [Shard(f"{url.rstrip('/')}/{name}", *row) for name, row in rows.items()]
     return _globbed(f"{url.rstrip('/')}/*.tar")
 
 
@@ -104,8 +113,16 @@ def _globbed(url: str) -> list[Shard]:
     return [Shard(chain + separator + filesystem.unstrip_protocol(path)) for path in found]
 
 
-def _hashes(manifest: bytes) -> dict[str, str]:
-    return {row["name"]: row["sha256"] for row in json.loads(manifest)["shards"]}
+def _promised(manifest: bytes) -> dict[str, tuple[str, int]]:
+    """Name → SHA-256 and number of samples.
+
+    Raises:
+        ValueError: if a name leads out of the manifest's folder.
+    """
+    names = [row["name"] for row in json.loads(manifest)["shards"]]
+    if foreign := [name for name in names if PurePosixPath(name).name != name]:
+        raise ValueError(f"a {MANIFEST} lists shards of its own folder, not {foreign[0]!r}")
+    return {row["name"]: (row["sha256"], row["count"]) for row in json.loads(manifest)["shards"]}
 
 
 @contextmanager
@@ -127,48 +144,6 @@ def open_shard(url: str, *, allow_pipe: bool = False) -> Iterator[BinaryIO]:
     else:
         with Path(url).open("rb") as stream:
             yield stream
-
-
-def read_shards(where: str | Path | Sequence[str]) -> Iterator[dict[str, Any]]:
-    """All samples of the shards at `where`, members undecoded, in order; see `list_shards`."""
-    yield from (sample for _, sample in _read(where))
-
-
-def _read(where: str | Path | Sequence[str]) -> Iterator[tuple[Shard, dict[str, Any]]]:
-    for shard in list_shards(where):
-        with open_shard(shard.url) as stream:
-            yield from ((shard, sample) for sample in read_samples(stream, str(shard)))
-
-
-def read_having(where: str | Path | Sequence[str], *members: Endings) -> Iterator[dict[str, Any]]:
-    """The samples of `read_shards` that have all of these members. At the end it warns of how many it left out.
-
-    Args:
-        where: the shards.
-        *members: an ending each, or several of which a sample has one.
-
-    Yields:
-        The sample, each of the members under the first of its endings, and under ``__url__`` its shard.
-
-    Raises:
-        ValueError: if none has; says which members there are.
-    """
-    known, kept, lacking = set[str](), 0, 0
-    for shard, sample in _read(where):
-        known |= sample.keys() - {"__key__"}
-        found = [ending_of(sample, endings) for endings in members]
-        if None in found:
-            lacking += 1
-            continue
-        kept += 1
-        firsts = (listed(endings)[0] for endings in members)
-        sample["__url__"] = str(shard)
-        yield sample | {first: sample[own] for first, own in zip(firsts, found, strict=True) if own}
-    names = " and ".join(map(title_of, members))
-    if not kept:
-        raise ValueError(f"no sample of {where} has {names}; its members are {', '.join(sorted(known)) or 'none'}")
-    if lacking:
-        warnings.warn(f"left out: {lacking} of {kept + lacking} samples of {where}, which lack {names}", stacklevel=2)
 
 
 def notes_at(where: str | Path | Sequence[str], name: str) -> Iterator[Any]:
@@ -236,16 +211,18 @@ def local_path(shard: Shard) -> Path:
 
 @contextmanager
 def _piped(command: str) -> Iterator[BinaryIO]:
-    process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE)  # allowed by name, see _check_pipe
+    # Allowed by name, see _check_pipe. A group of its own, so that what the shell started ends with it.
+    process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     try:
         yield process.stdout  # type: ignore[misc]
         if process.wait():
             raise ValueError(f"the command {command!r} ended with exit code {process.returncode}")
     finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         process.stdout.close()
-        process.kill()
-        process.wait()
 
 
 def _check_pipe(url: str, allow_pipe: bool) -> None:

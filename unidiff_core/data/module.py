@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -11,12 +12,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unidiff_core.codec.codec import Codec
+from unidiff_core.data.damage import LossError
 from unidiff_core.data.order import GlobalOrder, InOrder, Place, num_micro_batches
 from unidiff_core.data.samples import Samples, StoredSamples
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.latents import modality_of
 
 Part = Literal["train", "validation"]
+_LOG = logging.getLogger(__name__)
 
 
 class OrderedData(pl.LightningDataModule):
@@ -50,6 +53,7 @@ class OrderedData(pl.LightningDataModule):
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.seed, self.num_workers = seed, num_workers
         self._samples: Any = None
+        self._validation: Any = None
 
     def dataset(self, part: Part) -> Any:
         """The samples of a part, indexed by `Place`; None if there are none for validation.
@@ -82,6 +86,18 @@ class OrderedData(pl.LightningDataModule):
         """Modality → codec, of the model that is trained; a codec's training has no modalities."""
         modalities = getattr(self.trainer and self.trainer.lightning_module, "modalities", {})
         return {name: modality.codec for name, modality in modalities.items()}
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Say which samples could not be read and were left out, each once.
+
+        Raises:
+            LossError: if more is lost than may be.
+        """
+        trains = not any(getattr(self.trainer, name, False) for name in ("validating", "testing", "sanity_checking"))
+        samples = self._samples if trains else self._validation
+        for why in samples.note(batch.lost) if getattr(batch, "lost", None) else ():
+            _LOG.warning("left out: %s", why)
+        return batch
 
     def setup(self, stage: str) -> None:
         """Tell the trainer over how many micro-batches to accumulate.
@@ -125,7 +141,7 @@ class OrderedData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """The validation samples once, as many micro-batches on every process."""
-        samples = self.dataset("validation")
+        samples = self._validation = self.dataset("validation")
         if samples is None:
             return []
         rank, world = self.processes
@@ -179,4 +195,5 @@ def _naming(part: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"data.{part}: {error}") from error
+        kind = LossError if isinstance(error, LossError) else ValueError
+        raise kind(f"data.{part}: {error}") from error

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from unidiff_core.codec.codec import Codec, EmptyRaw, Raw
 from unidiff_core.data.cleaner import Cleaner
-from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
+from unidiff_core.data.damage import FAIL, Damage, Tally
+from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.index import ShardIndex, open_index
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.order import Place
@@ -83,18 +84,30 @@ class RawSamples(Samples):
     Args:
         members: modality → member ending, or several of which a sample has one, where that is not the codec's.
         clean: modality → cleaner of its raw samples; what it leaves nothing of is missing.
+        damage: what is done about shards and samples that cannot be read. A sample of which that is found when its turn
+            comes is left out alone, and counted once.
     """
 
     validation_batch_size = 64
 
-    def __init__(self, members: dict[str, Endings] | None = None, clean: dict[str, Cleaner] | None = None) -> None:
-        self.members, self.clean = members, clean
+    def __init__(
+        self,
+        members: dict[str, Endings] | None = None,
+        clean: dict[str, Cleaner] | None = None,
+        damage: Damage = FAIL,
+    ) -> None:
+        self.members, self.clean, self.damage = members, clean, damage
 
     def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> RawDataset:
         """Those of raw shards on this machine."""
         reader = _reader(codecs, self.members, self.clean)
-        samples = RawDataset(open_index(where), reader)
+        tally = Tally()
+        index = open_index(where, check=True, damage=self.damage, tally=tally)
+        self.damage.check(tally, len(index) + tally.lost)
+        samples = RawDataset(index, reader, self.damage, tally)
         rank_zero_only(print)(f"{_place(where)}: {samples.summary}")
+        if tally.errors:
+            rank_zero_warn(f"{_place(where)}: {tally.loss}", category=UserWarning)
         return samples
 
 
@@ -269,13 +282,18 @@ class RawDataset(Dataset[Batch]):
     Args:
         records: of all samples.
         reader: of their modalities.
+        damage: what is done about samples that cannot be read.
+        tally: of what was lost before; `note` goes on counting.
 
     Raises:
         ValueError: if no sample has a modality.
     """
 
-    def __init__(self, records: Records, reader: RawReader) -> None:
-        self.records, self.reader = records, reader
+    def __init__(self, records: Records, reader: RawReader, damage: Damage = FAIL, tally: Tally | None = None) -> None:
+        self.records, self.reader, self.damage = records, reader, damage
+        self.tally = Tally() if tally is None else tally
+        self.total = len(records) + self.tally.lost
+        self.lost = set[int]()
         self.has = {name: self._having(endings) for name, endings in reader.members.items()}
         if absent := [
             f"{title_of(reader.members[name])} for {name!r}" for name, mask in self.has.items() if not mask.any()
@@ -308,15 +326,40 @@ class RawDataset(Dataset[Batch]):
         return text + f"; left out: {left_out} that have none of {', '.join(self.has)}" * bool(left_out)
 
     def __getitem__(self, place: Place) -> Batch:
-        rows = self.rows[place.rows].tolist()
+        rows, at = self.rows[place.rows].tolist(), place.rows.tolist()
+        lost: dict[int, str] = {}
         raws: dict[str, Sequence[Raw]] = {}
         present: dict[str, Tensor] = {}
         for name in self.reader.codecs:
-            found = [self._raw(name, row) for row in rows]
+            found = [
+                None if number in lost else self._raw_or_lost(name, row, lost, number)
+                for number, row in zip(at, rows, strict=True)
+            ]
             present[name] = torch.tensor([raw is not None for raw in found])
             raws[name] = [self._stand_in(name) if raw is None else raw for raw in found]
+        for i, number in enumerate(at):
+            if number in lost:
+                for mask in present.values():
+                    mask[i] = False
         size, counts = _counts(place, self.having)
-        return Batch(place.index, place.step, raws=raws, present=present, size=size, num_present=counts)
+        return Batch(place.index, place.step, raws=raws, present=present, size=size, num_present=counts, lost=lost)
+
+    def note(self, lost: Mapping[int, str]) -> list[str]:
+        """Count the samples of a batch that could not be read, each once.
+
+        Returns:
+            What is wrong with those that were not counted before.
+
+        Raises:
+            LossError: if more is lost than may be.
+        """
+        new = {row: why for row, why in lost.items() if row not in self.lost}
+        self.lost |= new.keys()
+        for why in new.values():
+            self.tally.lose(why)
+        if new:
+            self.damage.check(self.tally, self.total)
+        return list(new.values())
 
     def name(self, row: int) -> str:
         """A sample's name, for messages."""
@@ -325,6 +368,16 @@ class RawDataset(Dataset[Batch]):
     def having(self, rows: Tensor) -> dict[str, Tensor]:
         """Modality → bool ``[b]``, whether there is a member, though empty or cleaned to nothing."""
         return {name: mask[self.rows[rows]] for name, mask in self.has.items()}
+
+    def _raw_or_lost(self, name: str, row: int, lost: dict[int, str], number: int) -> Raw | None:
+        """`_raw`; of a sample that may be lost, what is wrong goes into `lost` under its number."""
+        try:
+            return self._raw(name, row)
+        except ValueError as error:
+            if self.damage.policy == "fail":
+                raise
+            lost[number] = str(error)
+            return None
 
     def _raw(self, name: str, row: int) -> Raw | None:
         try:
@@ -341,7 +394,7 @@ class RawDataset(Dataset[Batch]):
         """A raw sample for a codec to encode where there is none; training sees nothing of it."""
         if name not in self.stand_ins:
             having = self.has[name].nonzero()[:, 0]
-            raw = next((raw for row in having if (raw := self._raw(name, int(row))) is not None), None)
+            raw = next((raw for row in having if (raw := self._raw_or_lost(name, int(row), {}, 0)) is not None), None)
             if raw is None:
                 raise ValueError(f"cleaning leaves nothing of any sample of {name!r}, or every member is empty")
             self.stand_ins[name] = raw

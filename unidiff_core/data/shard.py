@@ -6,14 +6,16 @@ import hashlib
 import itertools
 import json
 import os
+import queue
 import re
 import tarfile
+import threading
 import zlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from unidiff_core.foundation.atomic import replacing, write_json
 
@@ -29,6 +31,11 @@ Members = Mapping[str, Any]
 
 Endings = str | list[str]
 """A member's ending, or several of which a sample has one: ``[jpg, jpeg, png]``. Upper and lower case are the same."""
+
+MAX_MEMBER = 2**28
+"""Bytes of a member at most: what is longer is not read into memory."""
+MAX_NOTE = 2**20
+"""Bytes at most of what a tar says of a member beside its header: a long name, PAX fields."""
 
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes in a shard, no samples
 
@@ -60,6 +67,47 @@ class Hashed:
         """Write and hash."""
         self.sha256.update(data)
         return self.stream.write(data)
+
+
+class Patient:
+    """A binary stream that is read in a thread of its own, and given up where nothing comes for too long.
+
+    Args:
+        stream: to read.
+        seconds: to wait for each piece.
+        name: of the shard, for errors.
+    """
+
+    def __init__(self, stream: BinaryIO, seconds: float, name: str) -> None:
+        self.stream, self.seconds, self.name = stream, seconds, name
+        self._wanted, self._pieces = queue.SimpleQueue[int](), queue.SimpleQueue[bytes | Exception]()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def read(self, size: int = -1) -> bytes:
+        """As of the stream.
+
+        Raises:
+            TimeoutError: if nothing comes.
+        """
+        self._wanted.put(size)
+        try:
+            piece = self._pieces.get(timeout=self.seconds)
+        except queue.Empty:
+            raise TimeoutError(f"the shard {self.name}: no byte came within {self.seconds:g} s") from None
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    def close(self) -> None:
+        """End the thread, once it is not waiting for the stream."""
+        self._wanted.put(0)
+
+    def _work(self) -> None:
+        while size := self._wanted.get():
+            try:
+                self._pieces.put(self.stream.read(size))
+            except Exception as error:  # whatever a file system raises; it is raised to the reader
+                self._pieces.put(error)
 
 
 def ending_of(sample: Container[str], endings: Endings) -> str | None:
@@ -167,6 +215,9 @@ def endings_if_own(path: Path) -> set[str] | None:
     return endings
 
 
+_NOTES = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+
 class _WholeHeader(tarfile.TarInfo):
     """A member's header that is damaged or cut off is an error: tarfile itself takes it for the archive's end."""
 
@@ -179,6 +230,11 @@ class _WholeHeader(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from error
 
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.size < 0 or (self.size > MAX_NOTE and self.type in _NOTES):
+            raise tarfile.ReadError(f"a size of {self.size} bytes at byte {archive.offset}")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
 
 @contextmanager
 def naming_damage(name: str) -> Iterator[None]:
@@ -189,17 +245,22 @@ def naming_damage(name: str) -> Iterator[None]:
         raise ValueError(f"the shard {name} is damaged: {error}; fetch or write it again") from error
 
 
+def split_name(name: str) -> tuple[str | None, str]:
+    """The key and the ending of a member's name; no key and no ending if it has none."""
+    key, ending = secure_webdataset().tariterators.base_plus_ext(name)
+    return key, ending or ""
+
+
 def walk(stream: Any, *, mode: str = "r|*") -> Iterator[tuple[str, str, tarfile.TarInfo, tarfile.TarFile]]:
     """The key, ending, header and archive of every member of a sample, in order, to the end of a tar's stream.
 
     Raises:
         tarfile.TarError: if the archive is damaged or cut off anywhere; see `naming_damage`.
     """
-    split = secure_webdataset().tariterators.base_plus_ext
     with tarfile.open(fileobj=stream, mode=mode, tarinfo=_WholeHeader) as archive:  # type: ignore[call-overload]
         while (header := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-            key, ending = split(header.name)
+            key, ending = split_name(header.name)
             if header.isreg() and key is not None and not _META.match(header.name):
                 yield key, ending.lower(), header, archive
         while rest := archive.fileobj.read(2**20):  # type: ignore[union-attr]
@@ -222,39 +283,96 @@ class Halves:
 
         Raises:
             UnsortedError: if an earlier stretch has others of the same key; names the sample, and how to sort.
+            ValueError: if an earlier stretch has the same of the same key.
         """
         added = set(endings) - {"__key__"}
         earlier = self._seen.setdefault(key, added)
-        if earlier is not added and not earlier & added:
+        if earlier is added:
+            return
+        if not earlier & added:
             both = f".{min(earlier)} and .{min(added)}"
             raise UnsortedError(
                 f"the shard {self.name} is not sorted: {both} of sample {key} do not lie together. Sort it: "
                 "mkdir tmp && tar -xf SHARD -C tmp && tar --sort=name -cf SHARD -C tmp ."
             )
-        earlier |= added
+        raise ValueError(f"sample {key} stands twice in {self.name}: give each a key of its own")
 
 
-def read_samples(stream: Any, name: str) -> Iterator[dict[str, Any]]:
-    """The samples of a shard's stream, members undecoded, in order.
+T = TypeVar("T")
+Lose = Callable[[str], None]
+"""Takes note of a sample that cannot be used, and why."""
+
+
+def grouped(
+    members: Iterable[tuple[str, str, tarfile.TarInfo, tarfile.TarFile]],
+    name: str,
+    read: Callable[[tarfile.TarInfo, tarfile.TarFile], T],
+    lose: Lose | None = None,
+) -> Iterator[tuple[str, dict[str, T]]]:
+    """The members of a shard by samples: the key, and ending → what is read of the member.
+
+    Args:
+        members: of a shard, as `walk` gives them.
+        name: of the shard.
+        read: what is wanted of each; a ValueError of it is the sample's.
+        lose: told of each sample that has two members of one ending, or a key that was there before, or a member that
+            cannot be read. If not given, that is an error.
 
     Raises:
-        ValueError: if the shard is damaged or not sorted, or a sample has two members of one ending; names the shard.
+        UnsortedError: if the members of a sample do not lie together.
+        ValueError: as told to `lose`, and if the shard is damaged.
     """
-    sample: dict[str, Any] = {}
     halves = Halves(name)
-    with naming_damage(name):
-        for key, ending, header, archive in walk(stream):
-            if sample and key != sample["__key__"]:
-                halves.add(sample["__key__"], sample)
-                yield sample
-                sample = {}
+    for key, rows in itertools.groupby(members, lambda row: row[0]):
+        sample: dict[str, T] = {}
+        wrong = ""
+        for _, ending, header, archive in rows:
             if ending in sample:
-                raise ValueError(f"sample {key} of {name} has two members .{ending}")
-            content: Any = archive.extractfile(header)
-            sample |= {"__key__": key, ending: content.read()}
-    if sample:
-        halves.add(sample["__key__"], sample)
-        yield sample
+                wrong = f"sample {key} of {name} has two members .{ending}"
+            try:
+                sample[ending] = read(header, archive)
+            except ValueError as error:
+                wrong = f"sample {key} of {name}: member .{ending}: {error}"
+        try:
+            halves.add(key, sample)
+        except UnsortedError:
+            raise
+        except ValueError as error:
+            wrong = wrong or str(error)
+        if not wrong:
+            yield key, sample
+        elif lose:
+            lose(wrong)
+        else:
+            raise ValueError(wrong)
+
+
+def check_size(header: tarfile.TarInfo) -> None:
+    """Raises: ValueError if a member is too long to be read."""
+    if header.size > MAX_MEMBER:
+        raise ValueError(f"{header.size} bytes, and {MAX_MEMBER} are read at most")
+
+
+def read_samples(stream: Any, name: str, lose: Lose | None = None) -> Iterator[dict[str, Any]]:
+    """The samples of a shard's stream, members undecoded, in order.
+
+    Args:
+        stream: of the shard.
+        name: of the shard, for errors.
+        lose: told of each sample that is left out; see `grouped`.
+
+    Raises:
+        ValueError: if the shard is damaged or not sorted, or, without `lose`, a sample has two members of one ending,
+            or stands twice; names the shard.
+    """
+
+    def content(header: tarfile.TarInfo, archive: tarfile.TarFile) -> bytes:
+        check_size(header)
+        return archive.extractfile(header).read()  # type: ignore[union-attr]
+
+    with naming_damage(name):
+        for key, sample in grouped(walk(stream), name, content, lose):
+            yield {"__key__": key, **sample}
 
 
 def check_sorted(rest: Iterator[Members], error: ValueError) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from unidiff_core.codec.codec import Codec, Raw
-from unidiff_core.data.location import read_shards
+from unidiff_core.data.salvage import read_shards
 from unidiff_core.evaluation.estimate import Estimate, share
 
 Raws = dict[str, list[Raw]]

@@ -24,6 +24,7 @@ class Batch:
         num_present: modality → samples of the global batch that have it; counted in `present` if not given. Where
             samples lack modalities and a global batch is split over processes or micro-batches, both are needed, in
             each of its parts: the loss is normalised over what is present in the global batch.
+        lost: which samples of the data set could not be read, with what is wrong; nothing of them is present.
         rows: ``[b]`` int64, which samples of the data set they are, for messages; the data module says.
     """
 
@@ -36,6 +37,7 @@ class Batch:
     num_present: dict[str, int] = field(default_factory=dict)
     conditions: dict[str, Tensor] = field(default_factory=dict)
     rows: Tensor | None = None
+    lost: dict[int, str] = field(default_factory=dict)
 
     def share(self, modality: str) -> Tensor | float:
         """How many present samples of the global batch fall to this micro-batch; it need not be a whole number.

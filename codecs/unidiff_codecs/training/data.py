@@ -13,6 +13,7 @@ from unidiff_codecs.image import square
 from unidiff_codecs.picture import open_image
 from unidiff_codecs.text import check_text, decoded
 from unidiff_core import Batches, Columns, ShardData
+from unidiff_core.data.damage import FAIL, Damage
 from unidiff_core.data.shard import Endings
 
 
@@ -27,6 +28,7 @@ class ImageData(ShardData):
         image: ending of the member that holds the image, or several: ``[jpg, jpeg, png]``. Samples
             without one are left out.
         seed: of the order.
+        damage: what is done about shards and samples that cannot be read.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class ImageData(ShardData):
         holdout: float = 0.05,
         image: Endings = "png",
         seed: int = 0,
+        damage: Damage = FAIL,
     ) -> None:
-        super().__init__(folder, batch_size, holdout, seed)
+        super().__init__(folder, batch_size, holdout, seed, damage)
         self.size, self.image = size, image
 
     def read(self) -> Columns:
@@ -61,6 +64,7 @@ class PairData(ImageData):
             that lack it or the caption are left out.
         text: ending of the member that holds the caption.
         seed: of the order.
+        damage: what is done about shards and samples that cannot be read.
     """
 
     def __init__(
@@ -72,8 +76,9 @@ class PairData(ImageData):
         image: Endings = "png",
         text: Endings = "txt",
         seed: int = 0,
+        damage: Damage = FAIL,
     ) -> None:
-        super().__init__(folder, size, batch_size, holdout, image, seed)
+        super().__init__(folder, size, batch_size, holdout, image, seed, damage)
         self.text = text
 
     def read(self) -> Columns:
@@ -92,6 +97,7 @@ class CaptionData(ShardData):
         repeats: how often an epoch shows each caption; an epoch of a short list would be over in no time.
         text: ending of the member that holds the caption. Samples without one are left out.
         seed: of the order.
+        damage: what is done about shards and samples that cannot be read.
     """
 
     def __init__(
@@ -102,8 +108,9 @@ class CaptionData(ShardData):
         repeats: int = 1,
         text: Endings = "txt",
         seed: int = 0,
+        damage: Damage = FAIL,
     ) -> None:
-        super().__init__(folder, batch_size, holdout, seed)
+        super().__init__(folder, batch_size, holdout, seed, damage)
         self.repeats, self.text = repeats, text
 
     def read(self) -> Columns:

@@ -12,6 +12,7 @@ from unidiff_audio.autoencoder import MelAutoencoder
 from unidiff_audio.vocoder import GriffinLimVocoder
 from unidiff_core import Batches, Columns, NetworkTraining, ShardData, Waveform
 from unidiff_core.codec.waveform import fitted, from_wav, to_wav
+from unidiff_core.data.damage import FAIL, Damage
 
 SHOWN = 12
 """Held-out sounds that are written as files."""
@@ -28,6 +29,7 @@ class AudioData(ShardData):
         holdout: share that is held out, 0..1.
         member: member that holds the sound, a file of any kind that can be read. Samples without one are left out.
         seed: of the order.
+        damage: what is done about shards and samples that cannot be read.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class AudioData(ShardData):
         holdout: float = 0.05,
         member: str = "wav",
         seed: int = 0,
+        damage: Damage = FAIL,
     ) -> None:
-        super().__init__(folder, batch_size, holdout, seed)
+        super().__init__(folder, batch_size, holdout, seed, damage)
         self.rate, self.seconds, self.member = rate, seconds, member
 
     def read(self) -> Columns:

@@ -17,11 +17,13 @@ from safetensors.torch import load
 from unidiff_core import Codec, Stream
 from unidiff_core.cli import encode
 from unidiff_core.data.cleaner import Cleaner
-from unidiff_core.data.encoding import LossError, RawReader, SampleEncoder, Tally
+from unidiff_core.data.damage import Damage, LossError, Tally
+from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.index import open_index
 from unidiff_core.data.job import EncodingJob
-from unidiff_core.data.location import list_shards, read_shards
+from unidiff_core.data.location import list_shards
+from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.shard import STORED, find_shards, write_shards
 
 
@@ -157,11 +159,12 @@ def test_unreadable_samples_stop_at_once_or_are_counted():
     rows = [sample(i, num=b"seven" if i == 5 else None) if i == 5 else sample(i) for i in range(20)]
     with pytest.raises(ValueError, match=r"sample 0005 of some\.tar: member \.num: could not convert"):
         encoded(rows)
-    found, tally = encoded(rows, max_lost=0.1)
+    found, tally = encoded(rows, damage=Damage("skip_sample"))
     assert len(found) == 19 and tally.lost == 1 and "sample 0005" in tally.errors[0]
-    tally.check(0.05)
-    with pytest.raises(LossError, match=r"1 of 20 samples .* --max_lost=0.04 .*sample 0005"):
-        tally.check(0.04)
+    Damage(max_lost=0.05).check(tally)
+    Damage(max_lost=0.01).check(tally, total=100)
+    with pytest.raises(LossError, match=r"1 of 20 samples .*damage\.max_lost=0.04 .*sample 0005"):
+        Damage(max_lost=0.04).check(tally, total=10)
 
 
 @pytest.fixture
@@ -198,12 +201,13 @@ def test_a_damaged_or_changed_source_stops_the_job_and_leaves_no_tar(raw, tmp_pa
 def test_the_loss_budget_counts_over_the_shards_so_far(tmp_path):
     rows = [sample(i, num=b"?") if i in (7, 8, 21) else sample(i) for i in range(30)]
     write_shards(tmp_path / "raw", rows, shard_size=5)
+    (tmp_path / "raw/manifest.json").unlink()
     strict = job(tmp_path / "raw", tmp_path / "out")
-    strict.encoder.max_lost = 0.15
+    strict.encoder.damage = Damage("skip_sample", 0.15)
     with pytest.raises(LossError, match=r"2 of 10 samples"):
         strict.run()
     assert not (tmp_path / "out/00001.tar").exists()
-    strict.encoder.max_lost = 0.2
+    strict.encoder.damage = Damage("skip_sample", 0.2)
     assert strict.run().lost == 3
     tally = json.loads((tmp_path / "out/manifest.json").read_text())["tally"]
     assert (tally["read"], tally["kept"], tally["lost"], len(tally["errors"])) == (30, 27, 3, 3)
@@ -330,7 +334,7 @@ def test_the_command_as_tasks_of_an_array(raw, tmp_path, capsys, monkeypatch):
     ("options", "says"),
     [
         (["--task=2", "--tasks=2"], "no task 2 of 2"),
-        (["--max_lost=1"], "no share"),
+        (["--damage.max_lost=1"], "no share"),
         (["--overwrite", "--tasks=2"], "for one task"),
         (["--finish"], "12 of 12 shards are not encoded"),
     ],

@@ -20,11 +20,12 @@ from safetensors.torch import save
 
 from unidiff_core import Codec, Modality, Stream, UniDiffuser
 from unidiff_core.data.cleaner import Cleaner
-from unidiff_core.data.encoding import RawReader, SampleEncoder, Tally
+from unidiff_core.data.damage import Tally
+from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.index import INDEX, open_index
-from unidiff_core.data.location import read_shards
 from unidiff_core.data.module import OrderedData
 from unidiff_core.data.order import Place
+from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.samples import (
     RawDataset,
     RawSamples,

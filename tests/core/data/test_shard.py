@@ -11,7 +11,8 @@ import pytest
 
 from unidiff_core.data import shard
 from unidiff_core.data.index import open_index
-from unidiff_core.data.location import Shard, list_shards, local_path, open_shard, read_shards
+from unidiff_core.data.location import Shard, list_shards, local_path, open_shard
+from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.shard import read_samples, write_shard, write_shards
 from unidiff_core.foundation.atomic import replacing
 
