@@ -24,9 +24,9 @@ class Damage:
     """What is done about samples and shards that cannot be read.
 
     A sample cannot be read if a member cannot, a modality is missing that must not be, its key was there before, or a
-    codec cannot encode it or gives what cannot be stored. Of a shard that is cut off, or whose structure is damaged,
-    the samples before the damage can be read, the rest cannot. One whose SHA-256 is not that of its manifest, whose
-    samples do not lie together, or that cannot be opened, is lost as a whole.
+    codec cannot encode it or gives what cannot be stored. A shard is lost as a whole if its SHA-256 is not that of its
+    manifest, its samples do not lie together, or it cannot be opened. One without a manifest that is cut off, or whose
+    structure is damaged, is read up to there.
     """
 
     policy: Literal["fail", "skip_sample", "skip_shard"] = "fail"

@@ -140,7 +140,7 @@ def open_index(
 
     Args:
         where: the shards.
-        check: in a folder with a manifest, compare the shards' hashes with it when the index is made, and keep a
+        check: compare the shards' hashes with their manifests when the index is made, and, of a single folder, keep a
             checksum of each sample's stored tensors, against which they are read.
         damage: what is done about shards and samples that cannot be read.
         tally: counts, as read, what is lost.
@@ -157,7 +157,7 @@ def open_index(
     fingerprint = _fingerprint(paths)
     index = _load(cache, paths, fingerprint) if cache else None
     if index is None or (cache and check and index.sums is None):
-        index = build_index(shards, damage, tally, check=bool(cache and check))
+        index = build_index(shards, damage, tally, check=check)
         if cache and check:
             index = index.summed()
         if cache and not tally.lost:
@@ -180,19 +180,15 @@ def _check_hash(path: Path, wanted: str | None) -> None:
     """Compare a shard with what its manifest says of it.
 
     Raises:
-        ChangedError: if it is another.
+        ValueError: if it is another.
     """
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if wanted not in (None, found):
-        raise ChangedError(
+        raise ValueError(
             f"the shard {path} is damaged: its SHA-256 is {found}, not {wanted} as {path.parent / MANIFEST} says; "
             "bring it back from a copy or write it again"
         )
-
-
-class ChangedError(ValueError):
-    """A shard that is not what its manifest says."""
 
 
 def _check_count(manifest: Path, found: int) -> None:
@@ -260,7 +256,8 @@ def _salvaged(
         if check:
             _check_hash(path, shard.sha256)
     except (ValueError, OSError, ShardLostError) as error:
-        keeps = damage.policy == "skip_sample" and not isinstance(error, (UnsortedError, ChangedError))
+        is_compared = check and shard.sha256 is not None
+        keeps = damage.policy == "skip_sample" and not is_compared and not isinstance(error, UnsortedError)
         if not keeps:
             rows.clear()
             samples.tally = own = Tally()

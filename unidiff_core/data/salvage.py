@@ -79,7 +79,7 @@ class Salvage:
         except (ValueError, OSError) as error:
             if not tolerant:
                 raise
-            if self.damage.policy == "skip_shard":
+            if self.damage.policy == "skip_shard" or self.shard.sha256:  # what came before it cannot be compared
                 raise ShardLostError(str(error)) from error
             self.lose_rest(str(error), num)
 

@@ -86,6 +86,7 @@ class RawSamples(Samples):
         clean: modality → cleaner of its raw samples; what it leaves nothing of is missing.
         damage: what is done about shards and samples that cannot be read. A sample of which that is found when its turn
             comes is left out alone, and counted once.
+        check: compare the shards with the SHA-256 of their manifests when they are opened; of a single folder once.
     """
 
     validation_batch_size = 64
@@ -95,14 +96,15 @@ class RawSamples(Samples):
         members: dict[str, Endings] | None = None,
         clean: dict[str, Cleaner] | None = None,
         damage: Damage = FAIL,
+        check: bool = True,
     ) -> None:
-        self.members, self.clean, self.damage = members, clean, damage
+        self.members, self.clean, self.damage, self.check = members, clean, damage, check
 
     def open(self, where: Where, codecs: Mapping[str, Codec], device: torch.device) -> RawDataset:
         """Those of raw shards on this machine."""
         reader = _reader(codecs, self.members, self.clean)
         tally = Tally()
-        index = open_index(where, check=True, damage=self.damage, tally=tally)
+        index = open_index(where, check=self.check, damage=self.damage, tally=tally)
         self.damage.check(tally, len(index) + tally.lost)
         samples = RawDataset(index, reader, self.damage, tally)
         rank_zero_only(print)(f"{_place(where)}: {samples.summary}")

@@ -103,7 +103,8 @@ class SkipNonFinite(pl.Callback):
         else:
             rows = torch.cat([rows for rows, _ in self._samples]) if self._samples else torch.empty(0)
             what = "a gradient is not finite, here or on another process"
-        return f"step {step} skipped on all processes: {what}; process {rank}, samples {_names(trainer, rows)}"
+        names = ", ".join(sample_names(trainer, rows))
+        return f"step {step} skipped on all processes: {what}; process {rank}, samples {names}"
 
 
 def _every(rows: Tensor, ok: Tensor) -> range:
@@ -116,11 +117,10 @@ def _bad_samples(batch: Batch) -> Tensor | None:
     return torch.stack(masks).any(0) if masks else None
 
 
-def _names(trainer: pl.Trainer, rows: Tensor) -> str:
-    """What the data module calls samples, or their numbers."""
+def sample_names(trainer: pl.Trainer, rows: Tensor) -> list[str]:
+    """What the data module calls samples, or their numbers; the first, and how many there are if they are too many."""
     name = getattr(getattr(trainer, "datamodule", None), "sample_name", str)
-    shown = [name(int(row)) for row in rows[:SHOWN]]
-    return ", ".join(shown) + (f", … ({len(rows)})" if len(rows) > SHOWN else "")
+    return [name(int(row)) for row in rows[:SHOWN]] + [f"… ({len(rows)})"] * (len(rows) > SHOWN)
 
 
 def check_finite(trainer: pl.Trainer | None, tensors: Mapping[str, Tensor], what: str) -> None:

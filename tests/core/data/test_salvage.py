@@ -17,6 +17,7 @@ from unidiff_core import Modality
 from unidiff_core.data.columns import ShardData
 from unidiff_core.data.damage import Damage, LossError, Tally
 from unidiff_core.data.encoding import RawReader, SampleEncoder
+from unidiff_core.data.index import open_index
 from unidiff_core.data.job import EncodingJob
 from unidiff_core.data.location import Shard, list_shards
 from unidiff_core.data.module import OrderedData
@@ -97,8 +98,8 @@ KINDS = {
     "key twice": (lambda raw: spoil(raw, doubled), 1),
     "member twice": (lambda raw: spoil(raw, two_of_one), 1),
     "unsorted": (lambda raw: spoil(raw, unsorted), 5),
-    "cut off": (cut, 3),
-    "header": (flip_a_header, 3),
+    "cut off": (cut, 5),
+    "header": (flip_a_header, 5),
     "payload": (flip_the_payload, 5),
     "absent": (lambda raw: (raw / "00001.tar").unlink(), 5),
     "empty": (lambda raw: (raw / "00001.tar").write_bytes(b""), 5),
@@ -168,8 +169,22 @@ def test_what_is_lost_is_counted_exactly(raw, tmp_path, kind, door):
 @pytest.mark.parametrize("door", DOORS)
 def test_beyond_the_budget_all_stops(raw, tmp_path, door):
     cut(raw)
-    with pytest.raises(LossError, match=r"3 of 15 samples could not be read, more than damage.max_lost=0.001"):
+    with pytest.raises(LossError, match=r"5 of 15 samples could not be read, more than damage.max_lost=0.001"):
         DOORS[door](raw, tmp_path / "out", Damage("skip_sample"))
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_without_a_manifest_what_lies_before_the_damage_is_kept(raw, tmp_path, door):
+    flip_a_header(raw)
+    (raw / MANIFEST).unlink()
+    assert DOORS[door](raw, tmp_path / "out", Damage("skip_sample", MUCH)) == (12, 3)
+
+
+@pytest.mark.parametrize("where", ["a folder", "several"])
+def test_raw_shards_are_compared_with_their_manifests(raw, where):
+    flip_the_payload(raw)
+    with pytest.raises(ValueError, match=r"00001\.tar is damaged: its SHA-256"):
+        open_index(str(raw) if where == "a folder" else [str(raw), str(raw)], check=True)
 
 
 def test_without_a_manifest_the_headers_are_counted(raw):
