@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unidiff_core.codec.codec import Codec, Draw, EmptyRaw, Raw
     from unidiff_core.codec.frozen import FrozenCodec
-    from unidiff_core.codec.training import CodecTraining, NetworkTraining
+    from unidiff_core.codec.label import LabelCodec
+    from unidiff_core.codec.training import CodecTraining, NetworkTraining, OnePass
     from unidiff_core.codec.waveform import Waveform
     from unidiff_core.data.cleaner import Cleaner
     from unidiff_core.data.columns import Batches, Columns, ShardData
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "codec.codec": ("Codec", "Draw", "EmptyRaw", "Raw"),
     "codec.frozen": ("FrozenCodec",),
-    "codec.training": ("CodecTraining", "NetworkTraining"),
+    "codec.label": ("LabelCodec",),
+    "codec.training": ("CodecTraining", "NetworkTraining", "OnePass"),
     "codec.waveform": ("Waveform",),
     "data.cleaner": ("Cleaner",),
     "data.columns": ("Batches", "Columns", "ShardData"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unidiff_core.codec.label import LabelCodec
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.module import OrderedData
 from unidiff_core.data.samples import RawSamples, SourceSamples, StoredSamples
@@ -44,10 +45,11 @@ TRAINING = (
 )
 DATA = (OrderedData, StoredSamples, RawSamples, SourceSamples, Filter)
 EVALUATION = (LabelMetric, Nearness, TorchMetric)
+CODECS = (LabelCodec,)
 
 
 @hookimpl
 def unidiff_register(registry: Registry) -> None:
     """Add every part of core that a recipe or a model directory names."""
-    for cls in (*PROCESSES, *NETWORKS, *TRAINING, *DATA, *EVALUATION):
+    for cls in (*PROCESSES, *NETWORKS, *TRAINING, *DATA, *EVALUATION, *CODECS):
         registry.add(cls)

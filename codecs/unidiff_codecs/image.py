@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from unidiff_codecs.clip import ImageFeature
 from unidiff_codecs.picture import as_rgb, contact_sheet, open_image
 from unidiff_core import Draw, FrozenCodec, Stream
 from unidiff_core.codec.weights import HUB, locate, read_config, require
+
+V = TypeVar("V")
 
 PIXELS_AT_ONCE = 2**22
 """Pixels that the networks see at a time: bounds memory, changes no result."""
@@ -31,7 +33,7 @@ _VARIANT = re.compile(rf"{STEM}\.(?P<name>\w+)(-\d+-of-\d+)?\.safetensors")
 
 
 class ImageCodec(FrozenCodec):
-    """PIL images ⇄ streams ``ae`` (the autoencoder's latent) and ``clip`` (CLIP's projected image feature).
+    """PIL images ⇄ streams ``ae`` (the autoencoder's latent) and, with CLIP, ``clip`` (its projected image feature).
 
     Stored: ``ae`` ``[b, 2·channels, h, w]``, mean and log-variance of the posterior of the *scaled* latent, so that
     drawing a latent needs no network; ``clip`` ``[b, clip_width]``. Only ``ae`` is decoded.
@@ -39,7 +41,7 @@ class ImageCodec(FrozenCodec):
 
     Args:
         autoencoder: folder or hub id of a `diffusers.AutoencoderKL`.
-        clip: folder or hub id of an open_clip model.
+        clip: folder or hub id of an open_clip model; null leaves it and its stream out.
         size: side of the square that images are cropped and resized to, pixels.
         downsampling: pixels per latent cell and side.
         latent_channels: channels of the latent.
@@ -63,7 +65,7 @@ class ImageCodec(FrozenCodec):
     def __init__(
         self,
         autoencoder: str = "hf-hub:CompVis/stable-diffusion-v1-4/vae",
-        clip: str = "hf-hub:timm/vit_base_patch32_clip_224.openai",
+        clip: str | None = "hf-hub:timm/vit_base_patch32_clip_224.openai",
         size: int = 512,
         downsampling: int = 8,
         latent_channels: int = 4,
@@ -85,16 +87,15 @@ class ImageCodec(FrozenCodec):
     def streams(self) -> Mapping[str, Stream]:
         """``ae``: a grid of latents, of the native size; ``clip``: a vector."""
         side = (self.native_size or self.size) // self.downsampling
-        return {
-            "ae": Stream.grid(self.latent_channels, side, side, patch=self.patch),
-            "clip": Stream.vector(self.clip_width),
-        }
+        return self._with_clip(
+            {"ae": Stream.grid(self.latent_channels, side, side, patch=self.patch)}, Stream.vector(self.clip_width)
+        )
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Of the latents of images of `size` pixels a side."""
         side = self.size // self.downsampling
-        return {"ae": (self.latent_channels, side, side), "clip": (self.clip_width,)}
+        return self._with_clip({"ae": (self.latent_channels, side, side)}, (self.clip_width,))
 
     @torch.no_grad()
     def encode(self, raws: Sequence[Image.Image]) -> dict[str, Tensor]:
@@ -107,7 +108,8 @@ class ImageCodec(FrozenCodec):
         """A sample of the posterior, not its mean, as the reference draws it."""
         mean, logvar = stored["ae"].float().chunk(2, dim=1)
         noise = draw("ae", tuple(mean.shape)).to(mean)
-        return {"ae": mean + (0.5 * logvar).exp() * noise, "clip": stored["clip"].float()}
+        latent = {"ae": mean + (0.5 * logvar).exp() * noise}
+        return latent if self.clip is None else {**latent, "clip": stored["clip"].float()}
 
     @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor]) -> list[Image.Image]:
@@ -155,16 +157,25 @@ class ImageCodec(FrozenCodec):
 
     def _nothing(self) -> dict[str, Tensor]:
         channels, *grid = self.shapes["ae"]
-        return {"ae": torch.empty(0, 2 * channels, *grid), "clip": torch.empty(0, self.clip_width)}
+        return self._with_clip({"ae": torch.empty(0, 2 * channels, *grid)}, torch.empty(0, self.clip_width))
+
+    def _with_clip(self, rows: dict[str, V], clip: V) -> dict[str, V]:
+        return rows if self.clip is None else {**rows, "clip": clip}
 
     def _encode_some(self, images: list[Image.Image]) -> dict[str, Tensor]:
-        network, feature = self._load_autoencoder(), self._load_feature()
+        network = self._load_autoencoder()
         posterior = network.encode(self.place(to_pixels(images))).latent_dist
         scale, shift = network.config.scaling_factor, network.config.shift_factor or 0.0
         mean = (posterior.mean.float() - shift) * scale
         logvar = posterior.logvar.float() + 2 * float(np.log(scale))
+        rows = {"ae": torch.cat([mean, logvar], dim=1)}
+        return rows if self.clip is None else {**rows, "clip": self._features(images)}
+
+    def _features(self, images: list[Image.Image]) -> Tensor:
+        feature = self._load_feature()
         pixels = torch.stack([feature.preprocess(image) for image in images])
-        return {"ae": torch.cat([mean, logvar], dim=1), "clip": feature(self.place(pixels)).float()}
+        features: Tensor = feature(self.place(pixels))
+        return features.float()
 
     def _load_autoencoder(self) -> Any:
         if self._autoencoder is None:
@@ -181,6 +192,7 @@ class ImageCodec(FrozenCodec):
 
     def _load_feature(self) -> Any:
         if self._feature is None:
+            assert self.clip is not None
             feature = ImageFeature(self.clip)
             if feature.width != self.clip_width:
                 raise ValueError(

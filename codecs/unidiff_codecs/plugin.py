@@ -14,8 +14,18 @@ def unidiff_register(registry: Registry) -> None:
     from unidiff_codecs.released import DiffusersFolder, ReleasedFolder
     from unidiff_codecs.source import DatasetSource, FolderSource
     from unidiff_codecs.text import TextCodec
+    from unidiff_codecs.tokens import TokensCodec
 
-    for cls in (ImageCodec, TextCodec, CaptionCleaner, FolderSource, DatasetSource, ReleasedFolder, DiffusersFolder):
+    for cls in (
+        ImageCodec,
+        TextCodec,
+        TokensCodec,
+        CaptionCleaner,
+        FolderSource,
+        DatasetSource,
+        ReleasedFolder,
+        DiffusersFolder,
+    ):
         registry.add(cls)
     for name in training.__all__:
         registry.add(getattr(training, name))

@@ -109,13 +109,7 @@ class TextCodec(FrozenCodec):
 
     def save(self, raws: Sequence[str], folder: Path, *, first_index: int = 0) -> list[Path]:
         """Write ``texts.jsonl``, a line ``{"index": i, "text": …}`` each; keeps earlier lines."""
-        path = folder / "texts.jsonl"
-        # Not splitlines: a text may hold U+2028 and its like.
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:first_index] if path.is_file() else []
-        rows = [{"index": first_index + i, "text": raw} for i, raw in enumerate(raws)]
-        lines += [json.dumps(row, ensure_ascii=False) for row in rows]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return [path]
+        return save_texts(raws, folder, first_index)
 
     def html(self, raw: str) -> str:
         """The text, escaped."""
@@ -173,3 +167,14 @@ def check_text(raw: Any) -> str:
     if not raw.strip():
         raise EmptyRaw(f"empty caption {raw!r}: give at least one word, or leave the text out of the query")
     return raw
+
+
+def save_texts(raws: Sequence[str], folder: Path, first_index: int) -> list[Path]:
+    """Write ``texts.jsonl``, a line ``{"index": i, "text": …}`` each; keeps earlier lines."""
+    path = folder / "texts.jsonl"
+    # Not splitlines: a text may hold U+2028 and its like.
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:first_index] if path.is_file() else []
+    rows = [{"index": first_index + i, "text": raw} for i, raw in enumerate(raws)]
+    lines += [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [path]

@@ -14,6 +14,13 @@ def test_the_image_codec_keeps_the_contract(image_arguments):
     assert len(report.clauses) == len(CLAUSES)
 
 
+def test_the_image_codec_without_clip_keeps_the_contract(image_arguments):
+    codec = ImageCodec(**image_arguments | {"clip": None})
+    report = check_codec(codec, [picture(i) for i in range(3)])
+    assert len(report.clauses) == len(CLAUSES)
+    assert list(codec.streams) == list(codec.encode([])) == ["ae"]
+
+
 def test_the_text_codec_keeps_the_contract(text_arguments):
     report = check_codec(TextCodec(**text_arguments), CAPTIONS[:3])
     assert len(report.clauses) == len(CLAUSES)

@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.cli.option import named, shown
 from unidiff_core.cli.progress import with_progress
-from unidiff_core.codec.training import CodecTraining
+from unidiff_core.codec.training import CodecTraining, OnePass
 from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.plugin import load_plugins
@@ -205,6 +205,9 @@ def _drop_checkpoints(trainer: Any) -> None:
 
 
 def _train(cli: CodecCLI, work: Path) -> None:
+    if isinstance(cli.model, OnePass):
+        cli.datamodule.setup("fit")
+        return
     trainer: Trainer = cli.trainer
     keep = ModelCheckpoint(dirpath=work, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     _drop_checkpoints(trainer)

@@ -33,6 +33,10 @@ class CodecTraining(pl.LightningModule, ABC):
         """Write something for people to look at, made from held-out data."""
 
 
+class OnePass(CodecTraining):
+    """What needs no gradient: `export` reads it off the data, and no trainer runs."""
+
+
 class NetworkTraining(CodecTraining):
     """AdamW with warm-up and a cosine to zero.
 

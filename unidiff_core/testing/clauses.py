@@ -96,7 +96,8 @@ def clause_model_directory(case: Case) -> None:
 
 def clause_lazy_loading(case: Case) -> None:
     """Answer `streams` from the constructor's arguments alone; load networks at first use."""
-    absent = dict.fromkeys(case.codec.weights, "no/such/weights")
+    used = [name for name in case.codec.weights if getattr(case.codec, name) is not None]
+    absent = dict.fromkeys(used, "no/such/weights")
     try:
         codec = case.fresh(**absent)
         declared = dict(codec.streams)
@@ -140,7 +141,7 @@ def clause_streams(case: Case) -> None:
 
 
 def clause_dtype(case: Case) -> None:
-    """Give latents of the declared dtype, finite."""
+    """Give latents of the declared dtype, finite; symbols as ids below their vocabulary."""
     for name, stream in case.codec.streams.items():
         value = case.latent.get(name, torch.zeros(0))  # an absent one is told by `clause_streams`
         if not value.numel():
@@ -149,6 +150,13 @@ def clause_dtype(case: Case) -> None:
             raise Broken(f"{name!r} is declared {stream.dtype} and comes as {value.dtype}", "convert it in `latent`")
         if not value.isfinite().all():
             raise Broken(f"{name!r} holds what is not finite", "mask or clip it in `encode`")
+        if stream.vocabulary is not None:
+            if not 0 <= value.min() <= value.max() < stream.vocabulary:
+                raise Broken(
+                    f"{name!r} is of {stream.vocabulary} symbols and holds ids from {value.min()} to {value.max()}",
+                    f"give ids 0 to {stream.vocabulary - 1}, or declare another vocabulary",
+                )
+            continue
         mean, std = value.double().mean().item(), value.double().std(unbiased=False).item()
         if abs(mean) > 3 or not 0.1 <= std <= 10:
             remark = (
