@@ -40,7 +40,7 @@ def test_what_is_added_is_listed_under_its_kind(added):
     assert kinds == {
         **{"NumberCodec": "codecs", "CountingSource": "sources", "PositiveCleaner": "cleaners"},
         **{"LineSamples": "samples"},
-        **{"Shrink": "processes", "renoise": "solvers", "Cosine": "schedules", "Late": "laws", "Opposed": "laws"},
+        **{"Shrink": "processes", "clipped": "solvers", "Cosine": "schedules", "Late": "laws", "Opposed": "laws"},
         **{"Mixer": "backbones", "SignJudge": "judges", "Largest": "metrics", "NumberFolder": "converters"},
     }
 
@@ -55,8 +55,8 @@ def test_a_solver_is_found_by_its_name(added, monkeypatch):
 
     monkeypatch.setattr("unidiff_core.process.process.load_plugins", with_ours)
     model = added["small"]()
-    assert model.sample("a", num=2, steps=2, solver="renoise") == model.sample(
-        "a", num=2, steps=2, solver=added["Renoise"]()
+    assert model.sample("a", num=2, steps=2, solver="clipped(0.5)") == model.sample(
+        "a", num=2, steps=2, solver=added["Clipped"](0.5)
     )
 
 

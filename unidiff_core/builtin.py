@@ -16,8 +16,9 @@ from unidiff_core.network.uvit import UViT
 from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
 from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
-from unidiff_core.process.gaussian.solver import DDIM, DDPM, DPMpp2M, DPMpp3M, Heun
+from unidiff_core.process.gaussian.solver import DDIM, DDPM, Analytic, DPMpp2M, DPMpp3M, Family, Heun, Renoise
 from unidiff_core.training.checkpoint import ModelDirectory
+from unidiff_core.training.clean_std import MeasureCleanStd
 from unidiff_core.training.ema import EMA
 from unidiff_core.training.finite import SkipNonFinite
 from unidiff_core.training.fsdp import FSDP2
@@ -26,7 +27,8 @@ from unidiff_core.training.learning_rate import Plateau, Warmup
 from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
 
-PROCESSES = (Gaussian, Flow, ScaledLinear, DDIM, DDPM, DPMpp2M, DPMpp3M, Heun, DiffusersSolver)
+PROCESSES = (Gaussian, Flow, ScaledLinear)
+SOLVERS = (DDIM, DDPM, Renoise, Family, Analytic, DPMpp2M, DPMpp3M, Heun, DiffusersSolver)
 NETWORKS = (UViT, LoRA)
 TRAINING = (
     Uniform,
@@ -35,6 +37,7 @@ TRAINING = (
     Independent,
     Mixture,
     EMA,
+    MeasureCleanStd,
     ModelDirectory,
     Requeue,
     Resume,
@@ -51,5 +54,5 @@ CODECS = (LabelCodec,)
 @hookimpl
 def unidiff_register(registry: Registry) -> None:
     """Add every part of core that a recipe or a model directory names."""
-    for cls in (*PROCESSES, *NETWORKS, *TRAINING, *DATA, *EVALUATION, *CODECS):
+    for cls in (*PROCESSES, *SOLVERS, *NETWORKS, *TRAINING, *DATA, *EVALUATION, *CODECS):
         registry.add(cls)

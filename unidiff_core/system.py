@@ -28,6 +28,7 @@ from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import Backbone, Ports
 from unidiff_core.network.lora import merged
 from unidiff_core.network.uvit import UViT
+from unidiff_core.process.clean_std import CleanStd
 from unidiff_core.process.process import ForwardProcess
 from unidiff_core.sampling.given import Given, conditions_of, repeated, shifted
 from unidiff_core.sampling.loop import OnStep, sample
@@ -41,7 +42,7 @@ from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import Warmup
-from unidiff_core.training.objective import Losses, Objective, mean_of, summed
+from unidiff_core.training.objective import Losses, Network, Objective, mean_of, summed
 from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
 from unidiff_core.training.spike import LogSpikes
@@ -159,6 +160,11 @@ class UniDiffuser(pl.LightningModule):
         """Begin to sum."""
         self._sums = {}
 
+    def setup(self, stage: str) -> None:
+        """What was measured of the weights that training starts from says nothing of those that it makes."""
+        if stage == "fit":
+            self.clean_std = {}
+
     def on_test_epoch_start(self) -> None:
         """As validation."""
         self._sums = {}
@@ -182,12 +188,48 @@ class UniDiffuser(pl.LightningModule):
         self.log_dict({f"{stage}/{key}": mean_of(*row) for key, row in losses.items()}, sync_dist=True)
 
     def _losses(self, batch: Batch, stage: str) -> tuple[Tensor, Losses]:
+        return self.objective(self.latents(batch, stage), batch, self._network_for(batch), stage)
+
+    def _network_for(self, batch: Batch) -> Network:
         def network(latents: Latents, times: Times, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if self.objective.drops:
                 return self.network_on_kept(latents, times, kept, batch.conditions)
             return self.network(latents, times, batch.conditions)
 
-        return self.objective(self.latents(batch, stage), batch, network, stage)
+        return network
+
+    @property
+    def clean_std(self) -> dict[str, CleanStd]:
+        """Full stream name → how far its clean estimates are from the clean values; see `measure_clean_std`."""
+        return {key: row for process in self._processes.values() for key, row in process.clean_std.items()}
+
+    @clean_std.setter
+    def clean_std(self, tables: Mapping[str, CleanStd]) -> None:
+        for name, process in self._processes.items():
+            process.clean_std = {key: row for key, row in tables.items() if modality_of(key) == name}
+
+    @torch.no_grad()
+    def measure_clean_std(
+        self, batches: Iterable[Batch], *, num_bins: int = 32, total: Callable[[Tensor], Tensor] = Tensor.clone
+    ) -> None:
+        """Measure, on held-out data, what the solver ``analytic`` needs of each stream, and keep it in `clean_std`.
+
+        Each modality's times are uniform and independent: the errors are averages over how noisy the others are.
+
+        Args:
+            batches: of held-out data, on this module's device.
+            num_bins: equal stretches of time, over each of which an error is averaged.
+            total: of sums over all processes, where there are several.
+        """
+        training, sums = self.training, dict[str, Tensor]()
+        self.eval()
+        for batch in batches:
+            latents = self.latents(batch, "validation")
+            for key, row in self.objective.clean_errors(latents, batch, self._network_for(batch), num_bins).items():
+                sums[key] = sums.get(key, 0) + row
+        self.train(training)
+        tables = {key: CleanStd.of_sums(total(row)) for key, row in sums.items()}
+        self.clean_std = {key: table for key, table in tables.items() if table}
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
@@ -407,7 +449,9 @@ class UniDiffuser(pl.LightningModule):
             ValueError: if the backbone is of a class that no plugin registered.
         """
         backbone = describe(self.backbone, load_plugins())
-        return Description(self.modalities, backbone, self.objective.balance, self.licence, self.sources)
+        return Description(
+            self.modalities, backbone, self.objective.balance, self.licence, self.sources, self.clean_std
+        )
 
     def save_pretrained(
         self,
@@ -463,4 +507,5 @@ class UniDiffuser(pl.LightningModule):
         """The model that is described, freshly initialised."""
         model = cls(description.modalities, description.make_backbone, balance=description.balance)
         model.licence, model.sources = description.licence, description.sources
+        model.clean_std = dict(description.clean_std)
         return model

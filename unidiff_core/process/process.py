@@ -21,6 +21,7 @@ from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.registry import UnknownNameError
 from unidiff_core.foundation.stream import Stream
+from unidiff_core.process.clean_std import CleanStd
 
 S = TypeVar("S", bound="Solver")
 
@@ -73,12 +74,15 @@ class Step:
         t_next: time that it is moved to; above `t` where a path goes up.
         draws: of this step and stream; nothing is drawn that nobody asks for.
         history: since the last knot.
+        clean_std: standard deviation, per element, of what the clean estimate at `t` leaves open; None if it was not
+            measured.
     """
 
     t: float
     t_next: float
     draws: Draws
     history: History
+    clean_std: float | None = None
 
 
 class Solver(ABC):
@@ -105,6 +109,10 @@ class ForwardProcess(nn.Module, ABC):
 
     Times are ``[b]`` in training, and ``[b]`` of one repeated value in sampling, in steps 0..T. Its state need not have
     the dtype of numbers: integer states (symbols) are carried through as they are.
+
+    Attributes:
+        clean_std: full stream name → how far the clean estimates are from the clean values, as far as it was measured
+            for the weights that the model has.
     """
 
     estimate: ClassVar[Literal["mean", "median", "logits"]]
@@ -113,6 +121,10 @@ class ForwardProcess(nn.Module, ABC):
     """The kind of solver that `step` takes; None if there is one way to step."""
     default_solver: ClassVar[str] = ""
     """Name of the solver where none is named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clean_std: dict[str, CleanStd] = {}
 
     # --- what the network sees and returns ---
 

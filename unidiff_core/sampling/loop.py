@@ -113,7 +113,13 @@ class _Sampler:
         now, then = (self.spec.times(progress) for progress in ends)
         clean = self.predictor(latents, self.times(latents, ends[0]))
         moves = {
-            key: Step(T * now[name], T * then[name], self.draws("solver", key, step), histories[key])
+            key: Step(
+                T * now[name],
+                T * then[name],
+                self.draws("solver", key, step),
+                histories[key],
+                self.process(key).clean_std[key](T * now[name]) if key in self.process(key).clean_std else None,
+            )
             for key in latents
             if (name := modality_of(key)) in self.spec.solved and now[name] != then[name]
         }

@@ -24,8 +24,9 @@ class SamplingOptions:
     steps: int = 50
     """Solver steps over the whole path."""
     solver: str | Solver | dict[str, str] | None = None
-    """Name of the reverse step: ddim, ddpm, dpmpp_2m, dpmpp_3m, heun or another that `unidiffuser list solvers` shows;
-    or one for each modality, {image: ddpm}. Each process's own default if not given (dpmpp_2m for Gaussian noise)."""
+    """Name of the reverse step: ddim, ddpm, dpmpp_2m, dpmpp_3m, heun, analytic(1) or another that `unidiffuser list
+    solvers` shows; or one for each modality, {image: ddpm}. Each process's own default if not given (dpmpp_2m for
+    Gaussian noise)."""
     guidance: float | dict[str, float] | Guidance = 0.0
     """A scale s, 0 is off; a scale for each given, {text: 2}; or for each of several that are solved."""
     seed: int = 0

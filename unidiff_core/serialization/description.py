@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.registry import PluginError, Registry, name_of
 from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import Backbone, Ports
+from unidiff_core.process.clean_std import CleanStd
 
 
 class ModelDirectoryError(ValueError):
@@ -83,6 +84,7 @@ class Description:
         balance: of the loss.
         licence: that the weights came under.
         sources: where they came from.
+        clean_std: full stream name → how far clean estimates are from clean values, as far as it was measured.
     """
 
     modalities: dict[str, Modality]
@@ -90,6 +92,7 @@ class Description:
     balance: Literal["elements", "streams"] = "elements"
     licence: str | None = None
     sources: tuple[str, ...] = ()
+    clean_std: Mapping[str, CleanStd] = field(default_factory=dict)
 
     def make_backbone(self, ports: Ports) -> Backbone:
         """The network for these ports, freshly initialised."""

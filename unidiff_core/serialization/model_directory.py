@@ -1,4 +1,4 @@
-"""Model directories: ``config.yaml`` + ``model.safetensors`` (+ ``ema.safetensors``).
+"""Model directories: ``config.yaml`` + ``model.safetensors`` (+ ``ema.safetensors``, ``clean_std.yaml``).
 
 The configuration is plain data: registered names, numbers, strings. It is read without interpolation, and no class path
 in it is ever imported, so that a directory from a stranger cannot run code. Weights of codecs are paths relative to the
@@ -26,10 +26,12 @@ from unidiff_core.foundation.registry import Registry
 from unidiff_core.foundation.stand_in import check_real
 from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import modality_of_parameter
+from unidiff_core.process.clean_std import CleanStd
 from unidiff_core.serialization.description import Description, ModelDirectoryError, Pretrained, build, describe
 
 FORMAT = 1
 CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
+CLEAN_STD = "clean_std.yaml"
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,7 +76,7 @@ def save(
 ) -> None:
     """Write a model directory, file by file beside its target and then renamed, the configuration last.
 
-    An average that was there goes if none is given: it is of other weights.
+    An average, or a measured `clean_std`, that was there goes if none is given: it is of other weights.
 
     Args:
         folder: made if it is not there.
@@ -91,10 +93,30 @@ def save(
     config = _config_of(description, folder, load_plugins()) | ({"training": dict(training)} if training else {})
     if not average:
         (folder / AVERAGE).unlink(missing_ok=True)
+    (folder / CLEAN_STD).unlink(missing_ok=True)
     _write(folder / MODEL, state)
     if average:
         _write(folder / AVERAGE, average)
+    if description.clean_std:
+        write_text(folder / CLEAN_STD, _clean_std_text(description.clean_std))
     write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+def _clean_std_text(tables: Mapping[str, CleanStd]) -> str:
+    rows = {key: [[round(t, 2), round(value, 6)] for t, value in table.points] for key, table in tables.items()}
+    return "# stream: [time in steps 0..1000, root mean squared error of the clean estimate]\n" + yaml.safe_dump(
+        rows, default_flow_style=None, sort_keys=False
+    )
+
+
+def _read_clean_std(path: Path) -> dict[str, CleanStd]:
+    if not path.is_file():
+        return {}
+    try:
+        rows = yaml.safe_load(path.read_text())
+        return {str(key): CleanStd([(float(t), float(value)) for t, value in row]) for key, row in rows.items()}
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise ModelDirectoryError(f"{path} does not hold pairs of time and error by stream: {error}") from error
 
 
 def step_of(folder: str | Path) -> int:
@@ -166,7 +188,14 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
         raise ModelDirectoryError(
             f"{folder / CONFIG}: licence is a text and sources a list, not {licence!r}, {sources!r}"
         )
-    description = Description(modalities, config["backbone"], config["balance"], licence, tuple(map(str, sources)))
+    description = Description(
+        modalities,
+        config["backbone"],
+        config["balance"],
+        licence,
+        tuple(map(str, sources)),
+        _read_clean_std(folder / CLEAN_STD),
+    )
     if licence:
         # A warning, as it binds whoever passes the weights on, fine-tuned ones too, and is seen without any setting.
         _LOG.warning("%s", f"{folder}: " + " ".join(description.terms.split()))

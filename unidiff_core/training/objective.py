@@ -20,6 +20,7 @@ from unidiff_core.foundation.latents import Latents, Times, modality_of, over, s
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.time import T
 from unidiff_core.modality import Modality
+from unidiff_core.process.clean_std import squared_errors
 from unidiff_core.process.process import Corruption
 from unidiff_core.training.law import TimestepLaw, drawn_times
 
@@ -58,12 +59,41 @@ class Objective:
             stage: ``train`` or ``validation``: each has its own draws.
         """
         times = self.times(batch, stage)
+        noisy, prediction, kept = self._predicted(latents, times, batch, network, stage)
+        losses = {key: self._loss(key, prediction[key], row, times, batch, kept) for key, row in noisy.items()}
+        return self.total(losses), losses
+
+    def _predicted(
+        self, latents: Latents, times: Times, batch: Batch, network: Network, stage: str
+    ) -> tuple[dict[str, Corruption], dict[str, Tensor], Mapping[str, Tensor]]:
+        """Corrupted latents, what the network predicts of them, and modality → which samples it saw."""
         noisy = {key: self._corrupt(key, clean, times, batch, stage) for key, clean in latents.items()}
         corrupted = {key: row.corrupted for key, row in noisy.items()}
         kept = {name: t < T for name, t in times.items()} if self.drops else batch.present
-        prediction = network(corrupted, times, kept)
-        losses = {key: self._loss(key, prediction[key], row, times, batch, kept) for key, row in noisy.items()}
-        return self.total(losses), losses
+        return noisy, network(corrupted, times, kept), kept
+
+    def clean_errors(self, latents: Latents, batch: Batch, network: Network, num_bins: int) -> dict[str, Tensor]:
+        """How far clean estimates are from clean values: `squared_errors` of each stream whose estimates are means.
+
+        Every modality's times are uniform on (0, T] and independent, whatever the law: what is measured is an average
+        over how noisy the other modalities are.
+        """
+        stage = "clean std"
+        times = {
+            name: T * (1 - randomness.uniform(self.seed, f"{stage} timestep", name, batch.step, batch.index))
+            for name in self.modalities
+        }
+        times |= {name: torch.where(present, times[name], float(T)) for name, present in batch.present.items()}
+        noisy, prediction, kept = self._predicted(latents, times, batch, network, stage)
+        errors = {}
+        for key, clean in latents.items():
+            name = modality_of(key)
+            process = self.modalities[name].process
+            if process.estimate == "mean":
+                there = kept.get(name, torch.ones_like(times[name], dtype=torch.bool))
+                estimate = process.clean(noisy[key].corrupted, at_least_float32(prediction[key]), times[name])
+                errors[key] = squared_errors((estimate - clean)[there], times[name][there], num_bins)
+        return errors
 
     def times(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
         """A time ``[b]`` for each modality by the law, in steps; a missing modality is at T."""

@@ -69,7 +69,7 @@ def test_a_second_evaluation_is_made_only_where_a_solver_asks_for_it(oracle):
         (
             "dimm",
             UnknownNameError,
-            "unknown solver 'dimm'; known: DiffusersSolver, ddim, ddpm, dpmpp_2m, dpmpp_3m, heun",
+            "unknown solver 'dimm'; known: DiffusersSolver, analytic, ddim, ddpm, dpmpp_2m",
         ),
         ({"c": "ddim"}, SpecError, "a solver is named for 'c', which a, b does not solve; solved: a, b"),
         ({"a": "dimm"}, UnknownNameError, "unknown solver 'dimm'"),

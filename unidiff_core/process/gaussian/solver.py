@@ -16,11 +16,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unidiff_core.foundation.time import T
 from unidiff_core.process.gaussian.schedule import NoiseSchedule
 from unidiff_core.process.process import Past, Solver, Step
 
@@ -39,31 +41,87 @@ class GaussianSolver(Solver, ABC):
         return x_next
 
 
-class Ancestral(GaussianSolver, ABC):
-    """The DDIM–DDPM family (Song et al. 2020, https://arxiv.org/abs/2010.02502, Eqs. 12 and 16).
+class Family(GaussianSolver):
+    """The one-estimate reverse step with two numbers, ``family(0.5)`` or ``family(1, 0.2)``; see `ancestral`.
 
-    Going up in time there is only η = 0; a larger one is not used there.
+    Args:
+        eta: how much of the noise is drawn anew: 0 none (DDIM), 1 as much as the forward process has (DDPM), ``max``
+            all of it (`Renoise`). Going up in time there is only 0, whatever is said.
+        clean_std: standard deviation that is added to the clean estimate, which as a mean lacks it; 0 none.
+
+    Raises:
+        ValueError: if one of them is no such number.
     """
 
-    eta: float
+    registered_name = "family"
+
+    def __init__(self, eta: float | Literal["max"] = 0.0, clean_std: float = 0.0) -> None:
+        if eta != "max" and not (_is_number(eta) and eta >= 0):
+            raise ValueError(f"eta is a number from 0 (DDIM) over 1 (DDPM) up, or 'max', not {eta!r}")
+        if not (_is_number(clean_std) and clean_std >= 0):
+            raise ValueError(f"clean_std is a number from 0 up, not {clean_std!r}; `analytic` takes the measured ones")
+        self.eta, self.clean_std = eta, clean_std
 
     def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
-        """η of the noise that a step removes is drawn anew."""
-        return ancestral(schedule, x, clean, step, eta=self.eta)
+        """See `ancestral`."""
+        return ancestral(schedule, x, clean, step, eta=self.eta, clean_std=self.clean_std)
 
 
-class DDIM(Ancestral):
+class DDIM(Family):
     """No fresh noise: deterministic, first order."""
 
     registered_name = "ddim"
-    eta = 0.0
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
 
 
-class DDPM(Ancestral):
+class DDPM(Family):
     """The ancestral step: as much fresh noise as the forward process has."""
 
     registered_name = "ddpm"
-    eta = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+
+
+class Renoise(Family):
+    """From the clean estimate to the next time by noise that is all fresh: the sampler of consistency models."""
+
+    registered_name = "renoise"
+
+    def __init__(self) -> None:
+        super().__init__("max")
+
+
+class Analytic(Family):
+    """`Family` with the clean estimate's own standard deviation, as it was measured: ``analytic(1)``.
+
+    The optimal scalar for each stream and time (Bao et al. 2022, https://arxiv.org/abs/2201.06503), from the model
+    directory; the callback MeasureCleanStd measures it.
+
+    Args:
+        eta: as in `Family`.
+    """
+
+    registered_name = "analytic"
+
+    def __init__(self, eta: float | Literal["max"] = 1.0) -> None:
+        super().__init__(eta)
+
+    def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
+        """See `ancestral`.
+
+        Raises:
+            ValueError: if it was not measured for this stream.
+        """
+        if step.clean_std is None:
+            raise ValueError(
+                f"analytic needs the measured standard deviation of the clean estimate of {step.draws.stream!r}, which "
+                "this model lacks: train with the callback MeasureCleanStd, call measure_clean_std, or give a number "
+                "yourself, family(1, 0.2)"
+            )
+        return ancestral(schedule, x, clean, step, eta=self.eta, clean_std=step.clean_std)
 
 
 class DPMpp2M(GaussianSolver):
@@ -117,17 +175,70 @@ def _log_snr(schedule: NoiseSchedule, t: float) -> float:
     return math.log(alpha) - math.log(sigma)
 
 
-def ancestral(schedule: NoiseSchedule, x: X, clean: X, step: Step, *, eta: float) -> X:
-    """η = 0 is DDIM, η = 1 the ancestral DDPM step."""
+def ancestral(
+    schedule: NoiseSchedule,
+    x: X,
+    clean: X,
+    step: Step,
+    *,
+    eta: float | Literal["max"],
+    clean_std: float = 0.0,
+) -> X:
+    """The DDIM–DDPM family (Song et al. 2020, https://arxiv.org/abs/2010.02502, Eqs. 12 and 16), and more noise.
+
+        x' = alpha'·x̃ + √(sigma'² − f²)·(x − alpha·x̃)/sigma + f·ε₁,    x̃ = clean + clean_std·ε₂
+
+    f = η·(sigma'/sigma)·√(sigma² − (alpha·sigma'/alpha')²) is the fresh part of the noise. ε₁ and ε₂ are drawn as one.
+    A clean estimate is a mean, so that x' without ε₂ lacks what it leaves open: the more noise is fresh, the more.
+    Nothing is added in the last step, whose result is the estimate.
+
+    Args:
+        schedule: alpha and sigma.
+        x: the state.
+        clean: its clean estimate.
+        step: from when to when.
+        eta: η: 0 is DDIM, 1 the ancestral DDPM step, ``max`` the one whose f is all of sigma'. 0 where time goes up.
+        clean_std: the standard deviation of ``x_0 − clean``, per element.
+
+    Raises:
+        ValueError: if η asks for more noise than there is at the next time, or noise is added on a way up.
+    """
     t, t_next = step.t, step.t_next
     (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma(schedule, t), alpha_sigma(schedule, t_next)
+    if t_next > t and clean_std:
+        raise ValueError(
+            f"a clean_std adds noise to a path that goes up, from {t / T:g} to {t_next / T:g}, and what is inverted "
+            "with noise does not come back; take ddim, dpmpp_2m, dpmpp_3m or heun there"
+        )
+    if t_next > t:
+        eta = 0
     # At sigma = 0 the state says nothing about its noise, whose expectation vanishes there with sigma.
     direction = (x - alpha * clean) / sigma if sigma > 0 else torch.zeros_like(x)
-    if eta == 0 or t_next > t:
+    missed = clean_std if sigma_next > 0 else 0.0
+    if eta == 0 and not missed:
         return alpha_next * clean + sigma_next * direction
+    fresh = sigma_next if eta == "max" else eta * sigma_next * _removed(alpha, sigma, alpha_next, sigma_next)
+    if eta != "max" and fresh > sigma_next * (1 + 1e-9):
+        raise ValueError(
+            f"eta = {eta:g} asks for noise of {fresh:.3g} at time {t_next / T:g}, where there is {sigma_next:.3g} in "
+            f"all; the largest for this step is {eta * sigma_next / fresh:.3g}, or say max for all of it"
+        )
+    old = math.sqrt(max(0.0, sigma_next**2 - fresh**2))
+    if missed:
+        fresh = math.hypot(fresh, missed * (alpha_next - (alpha * old / sigma if sigma > 0 else 0.0)))
     noise = step.draws.normal(x.shape[1:]).to(x.dtype)
-    fresh = eta * sigma_next * math.sqrt(max(0.0, 1 - (alpha * sigma_next / (alpha_next * sigma)) ** 2))
-    return alpha_next * clean + math.sqrt(max(0.0, sigma_next**2 - fresh**2)) * direction + fresh * noise
+    return alpha_next * clean + old * direction + fresh * noise
+
+
+def _removed(alpha: float, sigma: float, alpha_next: float, sigma_next: float) -> float:
+    """The share of the noise that the forward process adds between the next time and this one, √ of its variance's."""
+    if alpha_next == 0 or sigma == 0:  # nothing of the clean value at either time; or nothing to remove
+        return float(sigma > 0)
+    return math.sqrt(max(0.0, 1 - (alpha * sigma_next / (alpha_next * sigma)) ** 2))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _usable(schedule: NoiseSchedule, history: Sequence[Past], num: int) -> list[tuple[float, Tensor]]:
