@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from unidiff_core.process.gaussian.schedule import NoiseSchedule
     from unidiff_core.process.gaussian.solver import GaussianSolver
     from unidiff_core.process.process import Corruption, ForwardProcess, Solver, Step
+    from unidiff_core.sampling.fill import fill_in
     from unidiff_core.sampling.guidance import Guidance
     from unidiff_core.sampling.loop import StepReport, sample
     from unidiff_core.sampling.options import SamplingOptions
@@ -75,6 +76,7 @@ _HOMES = {
     "process.gaussian.schedule": ("NoiseSchedule",),
     "process.gaussian.solver": ("GaussianSolver",),
     "process.process": ("Corruption", "ForwardProcess", "Solver", "Step"),
+    "sampling.fill": ("fill_in",),
     "sampling.guidance": ("Guidance",),
     "sampling.loop": ("StepReport", "sample"),
     "sampling.options": ("SamplingOptions",),

@@ -13,19 +13,13 @@ def unidiff_register(registry: Registry) -> None:
     from unidiff_codecs.image import ImageCodec
     from unidiff_codecs.released import DiffusersFolder, ReleasedFolder
     from unidiff_codecs.source import DatasetSource, FolderSource
+    from unidiff_codecs.table import NumbersCodec, TableSource
     from unidiff_codecs.text import TextCodec
     from unidiff_codecs.tokens import TokensCodec
 
-    for cls in (
-        ImageCodec,
-        TextCodec,
-        TokensCodec,
-        CaptionCleaner,
-        FolderSource,
-        DatasetSource,
-        ReleasedFolder,
-        DiffusersFolder,
-    ):
+    codecs = (ImageCodec, TextCodec, TokensCodec, NumbersCodec)
+    sources = (FolderSource, DatasetSource, TableSource)
+    for cls in (*codecs, *sources, CaptionCleaner, ReleasedFolder, DiffusersFolder):
         registry.add(cls)
     for name in training.__all__:
         registry.add(getattr(training, name))

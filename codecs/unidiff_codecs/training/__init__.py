@@ -3,6 +3,7 @@
 from unidiff_codecs.training.autoencoder import AutoencoderTraining
 from unidiff_codecs.training.clip import ClipTraining
 from unidiff_codecs.training.data import CaptionData, ImageData, PairData
+from unidiff_codecs.training.table import NumbersTraining, TableData
 from unidiff_codecs.training.text_decoder import TextDecoderTraining
 from unidiff_codecs.training.tokens import TokensTraining
 
@@ -11,7 +12,9 @@ __all__ = [
     "CaptionData",
     "ClipTraining",
     "ImageData",
+    "NumbersTraining",
     "PairData",
+    "TableData",
     "TextDecoderTraining",
     "TokensTraining",
 ]
