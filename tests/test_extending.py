@@ -24,7 +24,7 @@ def added():
 
 
 def test_every_block_runs(added):
-    assert len(added["registry"].registrations) == 13
+    assert len(added["registry"].registrations) == 14
 
 
 def test_every_kind_of_the_listing_is_in_the_table(added):
@@ -40,7 +40,14 @@ def test_what_is_added_is_listed_under_its_kind(added):
     assert kinds == {
         **{"NumberCodec": "codecs", "CountingSource": "sources", "PositiveCleaner": "cleaners"},
         **{"LineSamples": "samples"},
-        **{"Shrink": "processes", "clipped": "solvers", "Cosine": "schedules", "Late": "laws", "Opposed": "laws"},
+        **{
+            "Shrink": "processes",
+            "clipped": "solvers",
+            "Cosine": "schedules",
+            "Dim": "degradations",
+            "Late": "laws",
+            "Opposed": "laws",
+        },
         **{"Mixer": "backbones", "SignJudge": "judges", "Largest": "metrics", "NumberFolder": "converters"},
     }
 

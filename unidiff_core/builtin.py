@@ -13,6 +13,9 @@ from unidiff_core.foundation.plugin import hookimpl
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.network.lora import LoRA
 from unidiff_core.network.uvit import UViT
+from unidiff_core.process.cold.degradation import BlockMean, Blur, Crop
+from unidiff_core.process.cold.process import Cold
+from unidiff_core.process.cold.solver import Improved, Naive
 from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
 from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
@@ -27,8 +30,8 @@ from unidiff_core.training.learning_rate import Plateau, Warmup
 from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
 
-PROCESSES = (Gaussian, Flow, ScaledLinear)
-SOLVERS = (DDIM, DDPM, Renoise, Family, Analytic, DPMpp2M, DPMpp3M, Heun, DiffusersSolver)
+PROCESSES = (Gaussian, Flow, ScaledLinear, Cold, Blur, BlockMean, Crop)
+SOLVERS = (DDIM, DDPM, Renoise, Family, Analytic, Naive, Improved, DPMpp2M, DPMpp3M, Heun, DiffusersSolver)
 NETWORKS = (UViT, LoRA)
 TRAINING = (
     Uniform,

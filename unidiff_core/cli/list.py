@@ -23,6 +23,7 @@ KINDS = {
     "cleaners": ("unidiff_core.data.cleaner", "Cleaner"),
     "processes": ("unidiff_core.process.process", "ForwardProcess"),
     "schedules": ("unidiff_core.process.gaussian.schedule", "NoiseSchedule"),
+    "degradations": ("unidiff_core.process.cold.degradation", "Degradation"),
     "solvers": ("unidiff_core.process.process", "Solver"),
     "laws": ("unidiff_core.training.law", "TimestepLaw"),
     "backbones": ("unidiff_core.network.backbone", "Backbone"),

@@ -115,7 +115,7 @@ class ForwardProcess(nn.Module, ABC):
             for the weights that the model has.
     """
 
-    estimate: ClassVar[Literal["mean", "median", "logits"]]
+    estimate: Literal["mean", "median", "logits"]
     """What kind of clean estimate the trained network gives."""
     solvers: ClassVar[type[Solver] | None] = None
     """The kind of solver that `step` takes; None if there is one way to step."""
