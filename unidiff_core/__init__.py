@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from unidiff_core.process.gaussian.process import Gaussian
     from unidiff_core.process.gaussian.schedule import NoiseSchedule
     from unidiff_core.process.gaussian.solver import GaussianSolver
+    from unidiff_core.process.masked.process import Masked
+    from unidiff_core.process.masked.solver import MaskedSolver
     from unidiff_core.process.process import Corruption, ForwardProcess, Solver, Step
     from unidiff_core.sampling.fill import fill_in
     from unidiff_core.sampling.guidance import Guidance
@@ -75,6 +77,8 @@ _HOMES = {
     "process.gaussian.process": ("Gaussian",),
     "process.gaussian.schedule": ("NoiseSchedule",),
     "process.gaussian.solver": ("GaussianSolver",),
+    "process.masked.process": ("Masked",),
+    "process.masked.solver": ("MaskedSolver",),
     "process.process": ("Corruption", "ForwardProcess", "Solver", "Step"),
     "sampling.fill": ("fill_in",),
     "sampling.guidance": ("Guidance",),

@@ -20,6 +20,8 @@ from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
 from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
 from unidiff_core.process.gaussian.solver import DDIM, DDPM, Analytic, DPMpp2M, DPMpp3M, Family, Heun, Renoise
+from unidiff_core.process.masked.process import Masked
+from unidiff_core.process.masked.solver import Certain, Confident, Random
 from unidiff_core.training.checkpoint import ModelDirectory
 from unidiff_core.training.clean_std import MeasureCleanStd
 from unidiff_core.training.ema import EMA
@@ -30,8 +32,23 @@ from unidiff_core.training.learning_rate import Plateau, Warmup
 from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
 
-PROCESSES = (Gaussian, Flow, ScaledLinear, Cold, Blur, BlockMean, Crop)
-SOLVERS = (DDIM, DDPM, Renoise, Family, Analytic, Naive, Improved, DPMpp2M, DPMpp3M, Heun, DiffusersSolver)
+PROCESSES = (Gaussian, Flow, ScaledLinear, Cold, Blur, BlockMean, Crop, Masked)
+SOLVERS = (
+    DDIM,
+    DDPM,
+    Renoise,
+    Family,
+    Analytic,
+    Naive,
+    Improved,
+    DPMpp2M,
+    DPMpp3M,
+    Heun,
+    DiffusersSolver,
+    Random,
+    Certain,
+    Confident,
+)
 NETWORKS = (UViT, LoRA)
 TRAINING = (
     Uniform,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from unidiff_core.foundation.stream import Stream
@@ -147,7 +148,8 @@ def check_latent(codec: Codec, latent: Mapping[str, Tensor]) -> None:
 
     Raises:
         ValueError: if a stream is absent or undeclared, or of another shape than declared, or that shape is none that
-            the stream allows; names the codec, its distribution, the stream, and both shapes.
+            the stream allows, or an id is none of the stream's symbols; names the codec, its distribution, the stream,
+            and both shapes or the id.
     """
     streams = codec.streams
     if wrong := sorted(streams.keys() ^ latent.keys()):
@@ -164,6 +166,19 @@ def check_latent(codec: Codec, latent: Mapping[str, Tensor]) -> None:
                 "without the batch dimension; fix its `streams` or its `encode`, or encode again what was stored "
                 "under other arguments (`shapes` is where a codec says that its latents come on another grid)"
             )
+        if stream.vocabulary is not None:
+            _check_ids(codec, name, latent[name], stream.vocabulary)
+
+
+def _check_ids(codec: Codec, name: str, ids: Tensor, vocabulary: int) -> None:
+    if ids.dtype != torch.int64:
+        raise ValueError(f"{name_of(codec)} gives the symbols {name!r} as {ids.dtype}; ids are torch.int64")
+    if wrong := ids[(ids < 0) | (ids >= vocabulary)][:1].tolist():
+        raise ValueError(
+            f"{name_of(codec)} gives the id {wrong[0]} in the stream {name!r}, of {vocabulary} symbols with ids 0 to "
+            f"{vocabulary - 1}; fix its `encode` or its `streams`, or encode again what was stored under another "
+            "vocabulary"
+        )
 
 
 def _allows(stream: Stream, shape: tuple[int, ...]) -> bool:

@@ -76,6 +76,7 @@ class Step:
         history: since the last knot.
         clean_std: standard deviation, per element, of what the clean estimate at `t` leaves open; None if it was not
             measured.
+        fixed: the stream's one draw, which its start and every corruption of a held value keep; None outside of a loop.
     """
 
     t: float
@@ -83,6 +84,7 @@ class Step:
     draws: Draws
     history: History
     clean_std: float | None = None
+    fixed: Draws | None = None
 
 
 class Solver(ABC):
@@ -121,6 +123,10 @@ class ForwardProcess(nn.Module, ABC):
     """The kind of solver that `step` takes; None if there is one way to step."""
     default_solver: ClassVar[str] = ""
     """Name of the solver where none is named."""
+    is_discrete: ClassVar[bool] = False
+    """Whether its state is of symbols, which jump, and have no mean and nothing between them."""
+    inverts: ClassVar[bool] = True
+    """Whether a path up in time keeps all that is needed to come back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,8 +154,16 @@ class ForwardProcess(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def leak(self) -> float:
+        """Bits that x_T tells of each element of x_0: of a number that is standard normal, of a uniform symbol.
+
+        Infinite where a number survives as it is. Where it is 0, "ignored" is exactly a marginal, else approximately.
+        """
+
+    @property
     def forgets(self) -> bool:
-        """Whether no information is left at T: then "ignored" is exactly a marginal, else approximately one."""
+        """Whether no information is left at T."""
+        return self.leak == 0
 
     @abstractmethod
     def corrupt(self, clean: Shaped[Tensor, "b *shape"], t: Float[Tensor, " b"], draws: Draws) -> Corruption:
@@ -193,6 +207,10 @@ class ForwardProcess(nn.Module, ABC):
             step: from when to when, with what randomness, after what.
             solver: one of `solvers`; None if the process has none.
         """
+
+    def is_identity(self, step: Step, shape: Sequence[int], solver: Any) -> bool:
+        """Whether this step leaves every state of this shape as it is, so that no clean estimate is needed for it."""
+        return False
 
     def corrects(self, step: Step, solver: Any) -> bool:
         """Whether this step is to be corrected by a second evaluation, where it ends."""
@@ -269,7 +287,12 @@ def find_solver(name: str | Solver, kind: type[S]) -> S:
         registry = load_plugins()
         registry.find(cls, kind)
     except UnknownNameError:
-        raise UnknownNameError(f"unknown solver {name!r}; known: {_known(kind)}") from None
+        what = (
+            f"the solver {name!r} is no {kind.__name__}"
+            if cls in registry.of_kind(Solver)
+            else f"unknown solver {name!r}"
+        )
+        raise UnknownNameError(f"{what}; known: {_known(kind)}") from None
     solver: S = registry.make(cls, *arguments)
     return solver
 

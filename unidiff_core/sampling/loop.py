@@ -17,7 +17,7 @@ from unidiff_core.foundation.time import T, time_tensor
 from unidiff_core.process.process import ForwardProcess, History, Past, Solver, Step
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.predictor import Predictor, without
-from unidiff_core.sampling.spec import TimestepSpec
+from unidiff_core.sampling.spec import SpecError, TimestepSpec
 
 ROUNDED = 9
 """Decimal places to which shares of steps are compared, so that what is equal but for rounding is."""
@@ -31,7 +31,8 @@ class StepReport:
         step: steps done.
         steps: steps in all.
         times: modality → time now, as a fraction of T.
-        clean: clean estimates ``"<modality>.<stream>" -> [b, ...]`` that the step was made with, of all streams.
+        clean: clean estimates ``"<modality>.<stream>" -> [b, ...]`` that the step was made with, of all streams; the
+            last ones, if it moved nothing and needed none (none before the first).
         latents: the state now.
     """
 
@@ -61,6 +62,7 @@ class _Sampler:
     redraws_noise: bool
     dtype: torch.dtype
     _starts: dict[str, Tensor] = field(default_factory=dict)
+    _clean: dict[str, Tensor] = field(default_factory=dict)
 
     def process(self, key: str) -> ForwardProcess:
         """Of a stream, by its full name."""
@@ -110,19 +112,10 @@ class _Sampler:
         self, latents: dict[str, Tensor], ends: tuple[float, float], step: int, histories: Mapping[str, History]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Move every solved modality from one progress to the next, and hold the rest: the state, clean estimates."""
-        now, then = (self.spec.times(progress) for progress in ends)
-        clean = self.predictor(latents, self.times(latents, ends[0]))
-        moves = {
-            key: Step(
-                T * now[name],
-                T * then[name],
-                self.draws("solver", key, step),
-                histories[key],
-                self.process(key).clean_std[key](T * now[name]) if key in self.process(key).clean_std else None,
-            )
-            for key in latents
-            if (name := modality_of(key)) in self.spec.solved and now[name] != then[name]
-        }
+        moves = self._moves(latents, ends, step, histories)
+        if not moves:  # symbols that stay as they are
+            return self.hold(latents, ends[1], step + 1), self._clean
+        clean = self._clean = self.predictor(latents, self.times(latents, ends[0]))
         moved = dict(latents)
         for key, move in moves.items():
             solver = self.solvers[modality_of(key)]
@@ -132,6 +125,29 @@ class _Sampler:
         for key, move in moves.items():
             self._remember(move, clean[key], self.solvers[modality_of(key)])
         return moved, clean
+
+    def _moves(
+        self, latents: Latents, ends: tuple[float, float], step: int, histories: Mapping[str, History]
+    ) -> dict[str, Step]:
+        """The streams that this step changes, and from when to when."""
+        now, then = (self.spec.times(progress) for progress in ends)
+        moves = {
+            key: Step(
+                T * now[name],
+                T * then[name],
+                self.draws("solver", key, step),
+                histories[key],
+                self.process(key).clean_std[key](T * now[name]) if key in self.process(key).clean_std else None,
+                self.noise(key),
+            )
+            for key in latents
+            if (name := modality_of(key)) in self.spec.solved and now[name] != then[name]
+        }
+        return {
+            key: move
+            for key, move in moves.items()
+            if not self.process(key).is_identity(move, latents[key].shape[1:], self.solvers[modality_of(key)])
+        }
 
     def _corrected(
         self, latents: Latents, moved: Latents, clean: Latents, moves: Mapping[str, Step], end: float
@@ -155,6 +171,23 @@ class _Sampler:
         num_past = solver.num_past if solver else 0
         past = [*move.history.past, Past(move.t, clean)]
         move.history.past = past[len(past) - num_past :]
+
+
+def check_inversions(spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -> None:
+    """Check that a path which ends noisier than it starts is of a process that can come back.
+
+    Raises:
+        SpecError: if it is not; says what to do.
+    """
+    for name in spec.solved:
+        (_, start), *_, (_, end) = spec.paths[name].knots
+        process = type(processes[name]).__name__
+        if end > start and not processes[name].inverts:
+            raise SpecError(
+                f"the path of {name!r} goes up from {start:g} to {end:g}, which inverts, and {process} cannot be "
+                f"inverted: what it takes away is gone. To corrupt a value hold it, {{{name}: {{hold: [{start:g}, "
+                f"{end:g}]}}}}; to vary it solve it from below T, {name}@0.6"
+            )
 
 
 def time_grid(spec: TimestepSpec, steps: int) -> list[list[float]]:
@@ -221,13 +254,15 @@ def sample(
         Latents of all streams at the end of the path. A modality that is held at 0 comes back bit for bit.
 
     Raises:
-        SpecError: if the spec is wrong, or lacks a supplied value, or is given one it does not use.
+        SpecError: if the spec is wrong, or lacks a supplied value, or is given one it does not use, or inverts what
+            cannot be inverted.
         UnknownNameError: if a solver is not known.
     """
     options = replace(options or SamplingOptions(), **changes)
     spec = TimestepSpec.parse(spec, processes)
     supplied = {key: cast(value, dtype).to(device) for key, value in (supplied or {}).items()}
     spec.check_supplied({modality_of(key) for key in supplied})
+    check_inversions(spec, processes)
     index = torch.arange(first_index, first_index + num, device=device)
     drawn: dict[str, Draws] = {}
 

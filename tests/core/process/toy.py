@@ -51,9 +51,7 @@ class Hide(ForwardProcess):
         self.vocabulary = vocabulary
         self.prior = nn.Parameter(torch.zeros(vocabulary))
 
-    @property
-    def forgets(self):
-        return True
+    leak = 0.0
 
     def seen(self, stream):
         return Stream.symbols(*stream.shape, vocabulary=self.vocabulary + 1)
@@ -146,9 +144,9 @@ class ToyData(pl.LightningDataModule):
         return DataLoader(ToySamples(), sampler=order, batch_size=None)
 
 
-def make(**options):
+def make(process=None, **options):
     torch.manual_seed(0)
-    modalities = {"word": Modality(SymbolCodec(), Hide()), "number": Modality(NumberCodec())}
+    modalities = {"word": Modality(SymbolCodec(), process or Hide()), "number": Modality(NumberCodec())}
     return UniDiffuser(
         modalities,
         partial(UViT, width=16, depth=3, heads=2, position_std=0.5),

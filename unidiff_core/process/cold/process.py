@@ -81,11 +81,6 @@ class Cold(ForwardProcess):
             return 0.0
         return 0.5 * math.log2(1 + self.noise**-2) if self.noise else math.inf
 
-    @property
-    def forgets(self) -> bool:
-        """If it fades."""
-        return self.fades
-
     # --- its moments ---
 
     def moments(self, t: Float[Tensor, "*times"], shape: Sequence[int]) -> tuple[Tensor, Tensor]:

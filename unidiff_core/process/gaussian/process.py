@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -61,9 +62,10 @@ class Gaussian(ForwardProcess):
         return stream
 
     @property
-    def forgets(self) -> bool:
-        """As the schedule."""
-        return self.schedule.forgets
+    def leak(self) -> float:
+        """½·log2(1 + alpha²/sigma²) at T."""
+        alpha, sigma = alpha_sigma(self.schedule, float(T))
+        return 0.5 * math.log2(1 + (alpha / sigma) ** 2) if sigma else math.inf
 
     def _coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         # In float64 if that is what t is: the schedule is exact, and only the result is rounded to the data's type.

@@ -1,0 +1,1 @@
+"""Symbols that are hidden, and revealed."""
