@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 RECIPE := recipes/digits
 
-.PHONY: demo audio finetune missing unpaired test lint acceptance clean
+.PHONY: demo audio finetune missing unpaired tokens table test lint acceptance clean
 
 demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report.html
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml
@@ -54,6 +54,17 @@ unpaired: .venv/.installed  ## after `make demo`: 576 captioned images alone, an
 	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --trainer.default_root_dir=runs/unpaired --data.train='[$(PAIRED), $(UNPAIRED)]'
 	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --trainer.default_root_dir=runs/unpaired_thrice --data.train='[$(PAIRED), $(PAIRED), $(PAIRED), $(UNPAIRED)]'
 	for run in paired unpaired unpaired_thrice; do $(BIN)/unidiffuser evaluate runs/$$run -c $(RECIPE)/evaluate.yaml || exit 1; done
+
+tokens: .venv/.installed  ## after `make demo`: its images with masked caption tokens, without CLIP and GPT-2
+	$(BIN)/unidiffuser fit-codec -c $(RECIPE)_tokens/tokens.yaml
+	$(BIN)/unidiffuser encode -c $(RECIPE)_tokens/encode.yaml
+	$(BIN)/unidiffuser fit -c $(RECIPE)_tokens/fit.yaml
+	$(BIN)/unidiffuser evaluate runs/digits_tokens -c $(RECIPE)_tokens/evaluate.yaml
+
+table: .venv/.installed  ## a table's cells, hidden at random and filled in by samples, against scikit-learn's imputers
+	$(BIN)/unidiffuser fit-codec -c recipes/table/statistics.yaml
+	$(BIN)/unidiffuser fit -c recipes/table/fit.yaml
+	$(BIN)/python benchmarks/table.py runs/table recipes/table/fit.yaml --json runs/table/table.json
 
 JOBS ?= 2
 

@@ -124,11 +124,14 @@ class MadeUp(Samples):
 
     def open(self, where, codecs, device):
         generator = torch.Generator().manual_seed(0)
-        shapes = {f"{name}.{key}": shape for name, codec in codecs.items() for key, shape in codec.shapes.items()}
-        stored = {  # of the image's latent, mean and log-variance
-            key: torch.randn(8, first * (2 if key == "image.ae" else 1), *rest, generator=generator)
-            for key, (first, *rest) in shapes.items()
-        }
+        stored = {}
+        for name, codec in codecs.items():
+            for key, (first, *rest) in codec.shapes.items():
+                if (vocabulary := codec.streams[key].vocabulary) is not None:
+                    made = torch.randint(vocabulary, (8, first, *rest), generator=generator)
+                else:  # of the image's latent, mean and log-variance
+                    made = torch.randn(8, first * (2 if key == "ae" else 1), *rest, generator=generator)
+                stored[f"{name}.{key}"] = made
         return StoredDataset(TensorsInMemory(stored, {}))
 
 
