@@ -32,7 +32,7 @@ def refused(capsys, *arguments):
 def test_recipes_are_listed(capsys):
     main(["recipe"])
     rows = capsys.readouterr().out.splitlines()
-    assert [row.partition(":")[0] for row in rows] == ["digits", "digits_audio", "image_text"]
+    assert [row.partition(":")[0] for row in rows] == ["digits", "digits_audio", "digits_tokens", "image_text", "table"]
     assert "fit.yaml" in rows[0]
 
 
@@ -50,7 +50,8 @@ def test_nothing_is_replaced_and_names_are_known(capsys):
     Path("recipes/digits/fit.yaml").write_text("mine")
     assert "there already: 1: recipes/digits/fit.yaml" in refused(capsys, "digits")
     assert [path.name for path in Path("recipes/digits").iterdir()] == ["fit.yaml"]
-    assert "there is no recipe 'cats'; there are digits, digits_audio, image_text" in refused(capsys, "cats")
+    known = "digits, digits_audio, digits_tokens, image_text, table"
+    assert f"there is no recipe 'cats'; there are {known}" in refused(capsys, "cats")
 
 
 def test_an_installed_package_has_its_own(tmp_path):
