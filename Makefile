@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 RECIPE := recipes/digits
 
-.PHONY: demo audio finetune missing unpaired tokens table test lint acceptance clean
+.PHONY: demo audio emoji finetune missing unpaired tokens table test lint acceptance clean
 
 demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report.html
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml
@@ -22,6 +22,18 @@ audio: .venv/.installed  ## after `make demo`: image, text and sound, all 19 que
 	$(BIN)/unidiffuser encode -c $(RECIPE)_audio/encode.yaml
 	$(BIN)/unidiffuser fit -c $(RECIPE)_audio/fit.yaml
 	$(BIN)/unidiffuser evaluate runs/digits_audio -c $(RECIPE)_audio/evaluate.yaml
+
+EMOJI := recipes/emoji
+
+emoji: .venv/.installed  ## OpenMoji's drawings in colour, in line and in words: from nothing to both reports in runs/emoji
+	$(BIN)/unidiffuser shards -c $(EMOJI)/shards.yaml
+	$(BIN)/unidiffuser fit-codec -c $(EMOJI)/autoencoder.yaml
+	$(BIN)/unidiffuser fit-codec -c $(EMOJI)/line_autoencoder.yaml
+	$(BIN)/unidiffuser fit-codec -c $(EMOJI)/tokens.yaml
+	$(BIN)/unidiffuser encode -c $(EMOJI)/encode.yaml
+	$(BIN)/unidiffuser fit -c $(EMOJI)/fit.yaml
+	$(BIN)/unidiffuser evaluate runs/emoji -c $(EMOJI)/evaluate_bases.yaml
+	$(BIN)/unidiffuser evaluate runs/emoji -c $(EMOJI)/evaluate_tones.yaml
 
 PEACH := peach,peach,peach,red,green,blue,yellow,cyan,magenta
 
@@ -80,7 +92,7 @@ lint: .venv/.installed  ## style, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PLUGINS := plugins/unidiff-digits plugins/unidiff-audio
+PLUGINS := plugins/unidiff-digits plugins/unidiff-audio plugins/unidiff-emoji
 
 .venv/.installed: pyproject.toml constraints.txt $(PLUGINS:=/pyproject.toml)
 	$(PYTHON) -m venv .venv

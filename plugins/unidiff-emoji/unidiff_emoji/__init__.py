@@ -1,0 +1,1 @@
+"""OpenMoji in colour, in line and in words: a source, a judge and metrics for unidiff-core."""
