@@ -13,7 +13,7 @@ from PIL import Image
 from unidiff_core import Members, Source
 from unidiff_emoji.drawing import ATTRIBUTION, GROUPS, SPLITS, Drawing, drawings, has_line, left_out, on_ground, render
 
-WHITE = (255, 255, 255)
+WHITE: tuple[int, ...] = (255, 255, 255)
 
 
 class EmojiSource(Source):
