@@ -145,7 +145,7 @@ BAD = [
     (("sample", "{model}", "text | image", "--given", "image=no.png"), "no such file: no.png"),
     (("sample", "{model}", "text | image", "--given", "image=corrupt.png"), "corrupt.png"),
     (("sample", "{model}", "image", "--given", "text=a red seven"), "does not use it"),
-    (("sample", "{model}", "image", "--solver", "euler"), "unknown solver 'euler'; known: DiffusersSolver, ddim"),
+    (("sample", "{model}", "image", "--solver", "euler"), "unknown solver 'euler'; known: DiffusersSolver, analytic"),
     (("sample", "{model}", "image", "--guidance", "much"), "guidance: it must be a number or a mapping, not 'much'"),
     (("sample", "nowhere", "image"), "not a model directory"),
     (("sample", "{model}"), "give a spec"),
