@@ -74,8 +74,8 @@ class UViT(Backbone):
         mlp_ratio: width of the MLP over `width`.
         data_types: number of learnt data-type tokens of which each sample shows one (2 in v1: web, curated);
             0 for none.
-        position_std: standard deviation of the initial positions. 0.02 in the release; tiny networks learn faster
-            from larger ones.
+        position_std: standard deviation of the initial positions and of tables of symbols. 0.02 in the release; tiny
+            networks learn faster from larger ones.
         checkpointing: whether training recomputes each block in the backward pass (activation checkpointing): the
             activations of one block in place of all, for about a third more time. It changes no result.
     """
@@ -121,9 +121,14 @@ class UViT(Backbone):
         self.initialise()
 
     def initialise(self) -> None:
-        """All initialisation: linear layers truncated normal 0.02 without bias, positions `position_std`."""
+        """All initialisation: linear layers truncated normal 0.02 without bias, positions `position_std`.
+
+        A table of symbols begins as the positions that are added to it: 25 times smaller, which symbol it is was lost
+        beside where it is.
+        """
+        tables = {f"streams.{key}.embed.weight" for key, tokens in self.streams.items() if tokens.port.seen.vocabulary}  # type: ignore[union-attr]
         for name, parameter in self.named_parameters():
-            if "position" in name:
+            if "position" in name or name in tables:
                 nn.init.trunc_normal_(
                     parameter, std=self.position_std, a=-2 * self.position_std, b=2 * self.position_std
                 )

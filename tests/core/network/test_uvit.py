@@ -10,6 +10,7 @@ from unidiff_codecs.released.network import import_state
 from unidiff_codecs.released.sizes import diffusers_sizes
 
 from unidiff_core.foundation.stream import Stream
+from unidiff_core.network.backbone import Port
 from unidiff_core.network.tokens import cut, join
 from unidiff_core.network.uvit import UViT, ports_of, timestep_embedding
 
@@ -171,3 +172,22 @@ def test_checkpointing_changes_no_gradient():
     assert len(calls) == 2  # once more in the backward pass
     for one, other in zip(kept.parameters(), recomputed.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
+
+
+def test_a_table_of_symbols_begins_as_the_positions_that_are_added_to_it():
+    ports = {
+        "words": {"ids": Port(Stream.symbols(7, vocabulary=50), Stream.sequence(7, 50))},
+        "rest": {"values": Port(Stream.vector(9), Stream.vector(9))},
+    }
+
+    def spread(position_std, name):
+        torch.manual_seed(0)
+        network = UViT(ports, width=64, depth=3, heads=4, position_std=position_std)
+        return network.get_parameter(f"streams.{name}")
+
+    for std in (0.02, 0.5):
+        table = spread(std, "words:ids.embed.weight").std().item()
+        assert table == pytest.approx(spread(std, "words:ids.position").std().item(), rel=0.1)
+        assert table == pytest.approx(0.88 * std, rel=0.05), "a normal cut at two standard deviations"
+    for name in ("rest:values.embed.weight", "words:ids.head.weight"):
+        assert torch.equal(spread(0.02, name), spread(0.5, name))
