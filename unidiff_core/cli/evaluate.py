@@ -21,6 +21,9 @@ DESCRIPTION = """Draw samples of several queries, judge them against the test da
 examples:
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml --num 100 --steps 10
+
+The last line counts the criteria that are met; one that was not measured is not. The exit code is 0 even if some are
+missed, or with --strict 1.
 """
 RESULT = "evaluation.json"
 REPORT = "report.html"
@@ -48,7 +51,10 @@ def run(argv: Sequence[str]) -> None:
     model = _load(directory, config.weights, check_device(config.device), allow_hub=config.allow_hub)
     out = Path(config.out or directory)
     out.mkdir(parents=True, exist_ok=True)
-    write(out, model, _evaluate(model, metrics, settings))
+    evaluation = _evaluate(model, metrics, settings)
+    write(out, model, evaluation)
+    if config.strict and not evaluation.is_passed:
+        sys.exit(1)
 
 
 def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
@@ -61,6 +67,7 @@ def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
     write_report(out / REPORT, evaluation, codecs, title=out.resolve().name, pictures=pictures)
     _print_table(evaluation)
     print(f"{out / RESULT}\n{out / REPORT}")
+    _print_verdict(evaluation)
 
 
 def _parser() -> ArgumentParser:
@@ -93,6 +100,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
     parser.add_argument("--num", type=int | None, default=None, help="Samples of every query, in place of each own.")
+    parser.add_argument("--strict", action="store_true", help="Exit with code 1 if a criterion is not met.")
     add_options_of(parser, Settings)
     return parser
 
@@ -173,3 +181,11 @@ def _print_table(evaluation: Evaluation) -> None:
     console.print(table)
     for line in unmeasured(evaluation):
         console.print(f"[bold red]✗[/] {escape(line)}")
+
+
+def _print_verdict(evaluation: Evaluation) -> None:
+    """The last line, which a log's tail shows."""
+    rules = evaluation.settings.criteria
+    if rules:
+        met = sum(rule.is_met(evaluation.queries[rule.query]) for rule in rules)
+        print(f"{met} of {len(rules)} criteria met")

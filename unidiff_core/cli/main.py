@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import linecache
 import os
@@ -67,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     argv = ALIASES.get(argv[0], argv[:1]) + argv[1:]
     if argv[0] not in COMMANDS:
-        fail(f"unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        guess = f" Did you mean {close[0]}?" if close else ""
+        fail(f"unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}.{guess}")
     os.environ.setdefault("WDS_SECURE", "1")
     tidy_warnings()
     try:

@@ -39,3 +39,18 @@ def test_an_option_of_a_nested_class_is_named_without_type_expressions(capsys):
         main(["fit", "-c", "recipes/digits/fit.yaml", f"{codec}=ImageCodec", f"{codec}.sise=3"])
     said = " ".join(capsys.readouterr().err.split())
     assert "model.modalities: codec: ImageCodec has no option 'sise'; it takes" in said and "NoneType" not in said, said
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("evalute", "evaluate"), ("fit_codec", "fit-codec"), ("samples", "sample")]
+)
+def test_a_misspelt_command_is_guessed(word, meant, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([word])
+    assert exit.value.code == 2 and f"Did you mean {meant}?" in " ".join(capsys.readouterr().err.split())
+
+
+def test_no_guess_where_nothing_is_near(capsys):
+    with pytest.raises(SystemExit):
+        main(["xyzzy"])
+    assert "Did you mean" not in capsys.readouterr().err

@@ -74,6 +74,26 @@ def test_a_model_is_evaluated_and_written_about(arguments, tmp_path, capsys):
     assert "mean" in said and str(tmp_path / "model/report.html") in said.replace("\n", "")
 
 
+@pytest.mark.parametrize(
+    ("bounds", "strict", "code"), [("99", [], 0), ("99", ["--strict"], 1), ("-99", ["--strict"], 0)]
+)
+def test_the_last_line_counts_the_criteria_that_are_met(arguments, capsys, bounds, strict, code):
+    rules = f"[{{query: a | b, metric: mean, at_least: {bounds}}}, {{query: a | b, metric: mean, at_least: -99}}]"
+    try:
+        main(["evaluate", *arguments, f"--criteria={rules}", *strict])
+        found = 0
+    except SystemExit as exit:
+        found = exit.code
+    met = 1 if bounds == "99" else 2
+    assert found == code and capsys.readouterr().out.splitlines()[-1] == f"{met} of 2 criteria met"
+
+
+def test_a_criterion_that_was_not_measured_is_not_met(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["evaluate", *arguments, "--criteria=[{query: a | b, metric: other, at_most: 1}]", "--strict"])
+    assert exit.value.code == 1 and capsys.readouterr().out.splitlines()[-1] == "0 of 1 criteria met"
+
+
 def test_what_each_query_costs_is_said(arguments, capsys):
     run(arguments)
     assert "evaluations of the network for" in capsys.readouterr().err
