@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from unidiff_core.cli.list import processes
 from unidiff_core.cli.option import named
 from unidiff_core.cli.progress import with_progress
+from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
@@ -200,8 +200,8 @@ def _as_option(config: Any, kind: type = object) -> Any:
 
 
 def prepare() -> None:
-    """Load the plugins, make our strategy known, and quieten Lightning, which sets its level when it is imported."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    """Load the plugins, make our strategy known, and quieten Lightning."""
+    quieten_lightning()
     load_plugins()
     if "fsdp2" not in StrategyRegistry:
         StrategyRegistry.register("fsdp2", FSDP2, "FSDP2 over all processes; checkpoints that any strategy reads")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.cli.option import named, shown
 from unidiff_core.cli.progress import with_progress
+from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.training import CodecTraining, OnePass
 from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> None:
     A complete output folder is left alone unless ``--overwrite``. An interrupted training goes on from its last
     checkpoint. The output folder appears whole or not at all.
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    quieten_lightning()
     load_plugins()
     cli = _parse(argv)
     output = Path(cli.config.output).expanduser()

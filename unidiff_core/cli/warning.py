@@ -1,7 +1,8 @@
-"""What a person sees of warnings: each as a line, and none of what Lightning and torch advise other programs."""
+"""What a person sees of warnings and logs: none of what Lightning and torch advise other programs."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 ADVICE = (
@@ -21,6 +22,15 @@ def tidy_warnings() -> None:
     for pattern in ADVICE:
         warnings.filterwarnings("ignore", pattern)
     warnings.formatwarning = _format_warning
+
+
+def quieten_lightning() -> None:
+    """Silence what Lightning logs of itself, but for a profiler's table, which its user asked for.
+
+    After its import, where it sets its own level.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
 
 
 def _format_warning(

@@ -302,6 +302,12 @@ def test_where_there_is_no_terminal_fit_writes_step_loss_rate_and_time(capsys):
     assert " samples a second, " in rows[-1]
 
 
+def test_a_profiler_prints_its_table(caplog):
+    latents("latents", CODECS)
+    main(["fit", "-c", "fit.yaml", "--trainer.max_steps=1", "--trainer.profiler=simple"])
+    assert "run_training_epoch" in caplog.text and "Total time" in caplog.text
+
+
 def test_no_lines_are_written_if_none_are_wanted(capsys):
     latents("latents", CODECS)
     main(["fit", "-c", "fit.yaml"])
