@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from unidiff_core.cli.option import check_device, named, shown
+from unidiff_core.cli.option import check_device, named, shown, spread
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.damage import Damage
@@ -42,6 +42,7 @@ def run(argv: Sequence[str]) -> None:
     """Parse the options and encode each folder."""
     parser = _parser()
     config = parser.parse_args(list(argv))
+    config.codecs = spread(config.codecs, "codecs")
     options = parser.instantiate_classes(config)
     if not 0 <= options.task < options.tasks:
         raise ValueError(f"there is no task {options.task} of {options.tasks}; --task counts from 0 to --tasks - 1")
@@ -61,7 +62,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(**named("encode", DESCRIPTION))
     add = parser.add_argument
     add("-c", "--config", action="config", help="YAML with these options")
-    add("--codecs", type=dict[str, Codec], required=True, help="modality -> codec")
+    add("--codecs", type=dict[str, Codec], required=True, help="modality -> codec; `a, b: …` gives like ones the same")
     add(
         "--folders",
         type=dict[str, str],

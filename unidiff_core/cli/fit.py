@@ -15,7 +15,7 @@ from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 
 from unidiff_core.cli.list import processes
-from unidiff_core.cli.option import named
+from unidiff_core.cli.option import named, spread
 from unidiff_core.cli.progress import with_progress
 from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.codec import Codec
@@ -82,8 +82,10 @@ class UniDiffuserCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Codecs that the configuration leaves out are those that encoded the latents: their manifest has them."""
-        modalities = self.config.get("model.modalities") or {}
+        """Like modalities get a block each; codecs that are left out are those that the latents' manifest records."""
+        modalities = spread(self.config.get("model.modalities") or {}, "model.modalities")
+        if modalities:
+            self.config.model.modalities = modalities
         lacking = [name for name, row in modalities.items() if row.init_args.codec is None]
         if lacking:
             for name, codec in codecs_beside(self.config.data.train, lacking).items():

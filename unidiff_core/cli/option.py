@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -19,6 +20,26 @@ _NONE = re.compile(r"(?:, )?default: (?:null|\{\}|\[\])(?=[,)])")
 _CLASS = re.compile(r"<class '([\w.]+)'>")
 _MODULE = re.compile(r"\b(?:\w+\.)+(?=[A-Z])")
 _DEFAULT = re.compile(r"default: .*?(?=, known subclasses: |\)$)")
+
+
+def spread(rows: Mapping[str, Any], option: str) -> dict[str, Any]:
+    """Options of several names said once: ``{"a, b": x}`` → ``{"a": x, "b": x}``, each with an ``x`` of its own.
+
+    Args:
+        rows: name, or names with commas between, → options before anything is made of them.
+        option: what the rows are given as, for the error.
+
+    Raises:
+        ValueError: if a name is empty, or stands twice.
+    """
+    spread: dict[str, Any] = {}
+    for names, row in rows.items():
+        for name in (part.strip() for part in names.split(",")):
+            if not name or name in spread:
+                said = f"{name!r} twice" if name else f"an empty name in {names!r}"
+                raise ValueError(f"{option} says {said}; separate names by one comma, and say each once")
+            spread[name] = deepcopy(row)
+    return spread
 
 
 class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

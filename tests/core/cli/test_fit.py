@@ -130,6 +130,33 @@ def test_codecs_that_are_left_out_are_those_that_encoded_the_latents(recwarn):
     assert {name: row["codec"] for name, row in written.items()} == CODECS
 
 
+def test_like_modalities_are_said_once_and_each_is_of_its_own():
+    latents("latents", CODECS)
+    config = yaml.safe_load(CONFIG)
+    process = {"class_path": "Gaussian", "init_args": {"prediction": "clean"}}
+    config["model"]["modalities"] = {"a, b": {"process": process, "weight": 3.0}}
+    Path("fit.yaml").write_text(yaml.safe_dump(config))
+    together = parsed().model
+    config["model"]["modalities"] = {name: {"process": process, "weight": 3.0} for name in ("a", "b")}
+    Path("fit.yaml").write_text(yaml.safe_dump(config))
+    apart = parsed().model
+    assert description.describe(together.modalities["a"].process, fit.load_plugins()) == description.describe(
+        apart.modalities["a"].process, fit.load_plugins()
+    )
+    assert widths(together) == widths(apart) == {"a": 5, "b": 2}
+    assert [row.weight for row in together.modalities.values()] == [3.0, 3.0]
+    assert together.modalities["a"].process is not together.modalities["b"].process
+    assert [*together.state_dict()] == [*apart.state_dict()]
+
+
+@pytest.mark.parametrize(("names", "says"), [("a, a", "'a' twice"), ("a,", "an empty name")])
+def test_a_name_is_said_once(names, says, capsys):
+    config = yaml.safe_load(CONFIG)
+    config["model"]["modalities"] = {names: {"process": {"class_path": "Gaussian"}}}
+    Path("fit.yaml").write_text(yaml.safe_dump(config))
+    assert f"model.modalities says {says}" in refused(capsys)
+
+
 def test_a_codec_that_is_given_goes_before_and_the_others_come_from_the_manifest():
     latents("latents", CODECS | {"a": {"class": "NumberCodec", "width": 7}})
     with pytest.warns(UserWarning, match=r"by another a codec: width was 7 and is 5\. Unless"):

@@ -317,6 +317,18 @@ def test_the_command_filters_cleans_and_reports(raw, tmp_path, capsys):
         command(f"{raw}/{{00000..00007}}.tar", tmp_path / "out", *options, "--missing=error")
 
 
+def test_like_codecs_are_said_once(raw, tmp_path):
+    command(raw, tmp_path / "apart")
+    folders = json.dumps({str(raw): str(tmp_path / "together")})
+    together = json.dumps({"a, b": CODECS["a"]})
+    encode.run(["--codecs", together, "--folders", folders, '--members={"b": "b"}'])
+    apart, together = content(tmp_path / "apart"), content(tmp_path / "together")
+    assert apart.keys() == together.keys()
+    assert {name: row for name, row in apart.items() if name.endswith(".tar")} == {
+        name: row for name, row in together.items() if name.endswith(".tar")
+    }
+
+
 def test_the_command_as_tasks_of_an_array(raw, tmp_path, capsys, monkeypatch):
     for number in ("3", "5"):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", number)
