@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -190,6 +191,18 @@ def check_inversions(spec: TimestepSpec, processes: Mapping[str, ForwardProcess]
             )
 
 
+def warn_of_leaks(spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -> None:
+    """Warn of ignored modalities whose processes leave something of the data at T; Python shows each warning once."""
+    for name in spec.ignored:
+        if not processes[name].forgets:
+            warnings.warn(
+                f"ignoring {name!r} is no exact marginal: {type(processes[name]).__name__} leaves "
+                f"{processes[name].leak:.2g} bits of each element at T; take a process that leaves none, or drop it "
+                "with drop_ignored",
+                stacklevel=1,
+            )
+
+
 def time_grid(spec: TimestepSpec, steps: int) -> list[list[float]]:
     """Progress values of each segment between a spec's knots, `steps` steps in all.
 
@@ -263,6 +276,8 @@ def sample(
     supplied = {key: cast(value, dtype).to(device) for key, value in (supplied or {}).items()}
     spec.check_supplied({modality_of(key) for key in supplied})
     check_inversions(spec, processes)
+    if not options.drop_ignored:
+        warn_of_leaks(spec, processes)
     index = torch.arange(first_index, first_index + num, device=device)
     drawn: dict[str, Draws] = {}
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
+import pytest
 import torch
 
+from unidiff_core.process.cold.process import Cold
 from unidiff_core.process.gaussian.process import Gaussian
-from unidiff_core.process.gaussian.schedule import ScaledLinear
+from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
 from unidiff_core.sampling.loop import sample
 
 SHAPES = {"a.v": (3,), "b.v": (2,)}
@@ -62,3 +66,31 @@ def test_redrawn_noise_is_another_at_every_evaluation():
     seen.clear()
     run(spy, "a", steps=3, solver="ddim")
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2])
+
+
+@pytest.mark.parametrize(
+    ("process", "bits"),
+    [
+        (Cold(noise=0.0, fades=False), "Cold leaves inf bits"),
+        (Cold(noise=0.1, fades=False), "Cold leaves 3.3 bits"),
+        (Gaussian(ScaledLinear()), "Gaussian leaves 0.0034 bits"),
+        (Cold(), None),
+        (Gaussian(Flow()), None),
+    ],
+    ids=str,
+)
+def test_ignoring_what_leaks_at_T_is_said_to_be_no_marginal_once(process, bits):
+    def said(spec, **options):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for _ in range(2):
+                sample(
+                    lambda latents, times: latents, spec, processes={"a": Gaussian(), "b": process},
+                    shapes={"a.v": (3,), "b.v": (1, 2, 2)}, num=1, steps=1, **options,
+                )  # fmt: skip
+        return [str(row.message) for row in caught]
+
+    got = said("a")
+    assert len(got) == (bits is not None)
+    assert not got or f"ignoring 'b' is no exact marginal: {bits} of each element at T" in got[0]
+    assert not said("a, b") and not said("a", drop_ignored=True)
