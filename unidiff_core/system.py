@@ -30,7 +30,8 @@ from unidiff_core.network.lora import merged
 from unidiff_core.network.uvit import UViT
 from unidiff_core.process.clean_std import CleanStd
 from unidiff_core.process.process import ForwardProcess
-from unidiff_core.sampling.given import Given, conditions_of, repeated, shifted
+from unidiff_core.sampling.call import batches, latents_of
+from unidiff_core.sampling.given import Given, conditions_of
 from unidiff_core.sampling.loop import OnStep, sample
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
@@ -356,21 +357,27 @@ class UniDiffuser(pl.LightningModule):
         *,
         options: SamplingOptions | None = None,
         on_step: OnStep | None = None,
+        latents: bool = False,
+        states: Latents | None = None,
+        against: Given | None = None,
         **changes: Any,
-    ) -> dict[str, list[Raw]]:
-        """Sample what a timestep spec solves, as raw samples.
+    ) -> dict[str, Any]:
+        """Sample what a timestep spec solves, as raw samples or as latents.
 
         Args:
             spec: ``"image | text"``, say; see `TimestepSpec`.
-            given: modality → one raw sample, for all, or `num` of them.
+            given: modality → one raw sample, for all, or `num` of them; or full stream name → latents ``[b, ...]``.
             num: number of samples; as many as are given, or one.
             options: how to sample.
             on_step: told of each step, counted over all batches; True ends its batch there.
+            latents: whether to return latents, which can be given again, and not to decode.
+            states: full stream name → ``[b, ...]``: states at the start of their paths, as an inversion returns them.
+            against: of what is held, what guidance leads away from in place of T, given as `given` is.
             **changes: options by name, in place of those of `options`: ``steps=20, guidance=2.0``; `SamplingOptions`
                 explains each.
 
         Returns:
-            Solved modality → list of `num` raw samples.
+            Solved modality → list of `num` raw samples; with `latents`, full stream name → ``[num, ...]``.
 
         Raises:
             SpecError: if spec and given do not fit together.
@@ -378,22 +385,12 @@ class UniDiffuser(pl.LightningModule):
         """
         options = replace(options or SamplingOptions(), **changes)
         spec = TimestepSpec.parse(spec, self.modalities)
-        raws, num = repeated(given or {}, num)
-        spec.check_supplied(raws)
-        conditions = conditions_of(options.conditions, self.backbone.conditions, num, self.device)
-        starts = range(0, num, options.batch_size)
-        solved: dict[str, list[Raw]] = {name: [] for name in spec.solved}
-        for i, start in enumerate(starts):
-            rows = slice(start, min(start + options.batch_size, num))
-            latents = self.sample_latents(
-                spec,
-                self.encode({name: v[rows] for name, v in raws.items()}, seed=options.seed, first_index=start),
-                num=rows.stop - start,
-                first_index=start,
-                options=replace(options, conditions={name: value[rows] for name, value in conditions.items()}),
-                on_step=shifted(on_step, i * options.steps, len(starts) * options.steps),
-            )
-            for name, values in self.decode(latents, spec.solved).items():
+        more: dict[str, Any] = {"states": states, "against": against, "on_step": on_step}
+        if latents:
+            return latents_of(self, spec, given or {}, num, options=options, **more)
+        solved: dict[str, Any] = {name: [] for name in spec.solved}
+        for row in batches(self, spec, given or {}, num, options, **more):
+            for name, values in self.decode(row, spec.solved).items():
                 solved[name] += values
         return solved
 

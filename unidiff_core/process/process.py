@@ -21,6 +21,7 @@ from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.registry import UnknownNameError
 from unidiff_core.foundation.stream import Stream
+from unidiff_core.foundation.time import T, time_tensor
 from unidiff_core.process.clean_std import CleanStd
 
 S = TypeVar("S", bound="Solver")
@@ -211,6 +212,22 @@ class ForwardProcess(nn.Module, ABC):
     def is_identity(self, step: Step, shape: Sequence[int], solver: Any) -> bool:
         """Whether this step leaves every state of this shape as it is, so that no clean estimate is needed for it."""
         return False
+
+    def renoise(
+        self, x: Shaped[Tensor, "b *shape"], t: float, t_next: float, draws: Draws
+    ) -> Shaped[Tensor, "b *shape"]:
+        """Forward from a time to a later one by fresh noise. From clean every process can; a process that can from
+        elsewhere says how.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+        if t > 0:
+            raise ValueError(
+                f"{type(self).__name__} cannot be noised afresh from above 0 (here {t / T:g}): begin each rise of a "
+                "{renoise: …} path at 0"
+            )
+        return self.corrupt(x, time_tensor(t_next, len(x), x.device), draws).corrupted
 
     def corrects(self, step: Step, solver: Any) -> bool:
         """Whether this step is to be corrected by a second evaluation, where it ends."""

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unidiff_core.foundation.latents import Latents, Times, dropped, modality_of
+from unidiff_core.foundation.latents import Latents, Times, modality_of
 from unidiff_core.foundation.time import T
 from unidiff_core.process.process import ForwardProcess
 from unidiff_core.sampling.predictor import Predictor
 from unidiff_core.sampling.spec import SpecError, TimestepSpec
+
+Silenced = Callable[[Latents, Times, frozenset[str]], tuple[Latents, Times]]
+"""(latents, times, modalities) → latents and times without what these tell."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,13 @@ class Guidance:
         """Distinct evaluations of the predictor a step, inside the interval."""
         return len({term.silenced for terms in self.terms.values() for term in terms})
 
-    def wrap(
-        self, predictor: Predictor, processes: Mapping[str, ForwardProcess], start: Callable[[str], Tensor] | None
-    ) -> Predictor:
+    def wrap(self, predictor: Predictor, processes: Mapping[str, ForwardProcess], silenced: Silenced) -> Predictor:
         """A guided predictor.
 
         Args:
             predictor: to be guided.
             processes: modality → process, which knows how its estimates are mixed.
-            start: full stream name → its state at T, which a silenced modality is put to. With None it is dropped.
+            silenced: latents and times without some conditions.
 
         Raises:
             MixError: if no weighted sum exists of the estimates of a guided modality.
@@ -95,9 +96,8 @@ class Guidance:
             if not self._is_on(times):
                 return plain
             estimates = {frozenset[str](): plain}
-            for silenced in {term.silenced for terms in self.terms.values() for term in terms} - set(estimates):
-                changed = silence(latents, times, silenced, start) if start else dropped(latents, times, silenced)
-                estimates[silenced] = predictor(*changed)
+            for names in {term.silenced for terms in self.terms.values() for term in terms} - set(estimates):
+                estimates[names] = predictor(*silenced(latents, times, names))
             mixed = {
                 key: self._mix(key, estimates, processes[modality_of(key)])
                 for key in plain

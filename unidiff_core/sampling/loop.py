@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unidiff_core.foundation.latents import Latents, cast, modality_of
+from unidiff_core.foundation.latents import Latents, Times, cast, dropped, modality_of
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.time import T, time_tensor
 from unidiff_core.process.process import ForwardProcess, History, Past, Solver, Step
+from unidiff_core.sampling.guidance import silence
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.predictor import Predictor, without
 from unidiff_core.sampling.spec import SpecError, TimestepSpec
@@ -58,12 +59,16 @@ class _Sampler:
     spec: TimestepSpec
     solvers: Mapping[str, Solver | None]
     supplied: Latents
+    states: Latents
+    against: Latents
     draws: Callable[[str, str, int], Draws]
     """(purpose, full stream name, step) → randomness."""
     redraws_noise: bool
+    drops: bool
     dtype: torch.dtype
     _starts: dict[str, Tensor] = field(default_factory=dict)
     _clean: dict[str, Tensor] = field(default_factory=dict)
+    _evaluations: int = 0
 
     def process(self, key: str) -> ForwardProcess:
         """Of a stream, by its full name."""
@@ -80,13 +85,42 @@ class _Sampler:
         return self._starts[key]
 
     def start(self) -> dict[str, Tensor]:
-        """The state at progress 0: supplied values noised to where their paths start, the state at T for the rest."""
-        return {key: self._noised(key, 0.0) if key in self.supplied else self.start_of(key) for key in self.shapes}
+        """The state at progress 0: given states as they are, supplied values noised to where their paths start, the
+        state at T for the rest.
+        """
+        begun = {key: self._noised(key, 0.0) if key in self.supplied else self.start_of(key) for key in self.shapes}
+        return begun | dict(self.states)
 
     def _noised(self, key: str, progress: float) -> Tensor:
         value = self.supplied[key]
         t = time_tensor(T * self.spec.paths[modality_of(key)](progress), len(value), value.device)
+        return self._at(key, value, t)
+
+    def _at(self, key: str, value: Tensor, t: Tensor) -> Tensor:
         return value if not t.any() else self.process(key).corrupt(value, t, self.noise(key)).corrupted
+
+    def silenced(self, latents: Latents, times: Times, names: frozenset[str]) -> tuple[Latents, Times]:
+        """Latents and times without a condition: it is dropped, replaced by what guidance leads away from, or at T."""
+        replaced = {key: self._at(key, value, times[modality_of(key)]) for key, value in self.against.items()}
+        absent = names - {modality_of(key) for key in replaced}
+        changed = {
+            key: replaced[key] if key in replaced and modality_of(key) in names else latents[key] for key in latents
+        }
+        if self.drops:
+            return dropped(changed, times, absent)
+        return silence(changed, times, absent, self._silent)
+
+    def _silent(self, key: str) -> Tensor:
+        """A silenced stream's state at T: the one draw, or one of this evaluation alone."""
+        if not self.redraws_noise:
+            return self.start_of(key)
+        draws = self.draws("silenced", key, self._evaluations)
+        return cast(self.process(key).start(self.shapes[key], draws), self.dtype)
+
+    def evaluate(self, latents: Latents, progress: float) -> dict[str, Tensor]:
+        """Clean estimates of a state, guided."""
+        self._evaluations += 1
+        return self.predictor(latents, self.times(latents, progress))
 
     def hold(self, latents: dict[str, Tensor], progress: float, step: int) -> dict[str, Tensor]:
         """The state with every held modality at its present time, and ignored ones redrawn if that is asked for."""
@@ -116,8 +150,13 @@ class _Sampler:
         moves = self._moves(latents, ends, step, histories)
         if not moves:  # symbols that stay as they are
             return self.hold(latents, ends[1], step + 1), self._clean
-        clean = self._clean = self.predictor(latents, self.times(latents, ends[0]))
-        moved = dict(latents)
+        fresh = {key: move for key, move in moves.items() if self._renoises(key, move)}
+        moves = {key: move for key, move in moves.items() if key not in fresh}
+        if moves:  # fresh noise asks for no estimate
+            self._clean = self.evaluate(latents, ends[0])
+        clean, moved = self._clean, dict(latents)
+        for key, move in fresh.items():
+            moved[key] = self.process(key).renoise(latents[key], move.t, move.t_next, self.draws("renoise", key, step))
         for key, move in moves.items():
             solver = self.solvers[modality_of(key)]
             moved[key] = self.process(key).step(latents[key], clean[key], move, solver)
@@ -150,6 +189,9 @@ class _Sampler:
             if not self.process(key).is_identity(move, latents[key].shape[1:], self.solvers[modality_of(key)])
         }
 
+    def _renoises(self, key: str, move: Step) -> bool:
+        return move.t_next > move.t and self.spec.paths[modality_of(key)].renoises
+
     def _corrected(
         self, latents: Latents, moved: Latents, clean: Latents, moves: Mapping[str, Step], end: float
     ) -> dict[str, Tensor]:
@@ -159,7 +201,7 @@ class _Sampler:
         ]
         if not wanted:
             return {}
-        clean_next = self.predictor(moved, self.times(moved, end))
+        clean_next = self.evaluate(moved, end)
         return {
             key: self.process(key).correct(
                 latents[key], moved[key], clean[key], clean_next[key], moves[key], self.solvers[modality_of(key)]
@@ -183,7 +225,7 @@ def check_inversions(spec: TimestepSpec, processes: Mapping[str, ForwardProcess]
     for name in spec.solved:
         (_, start), *_, (_, end) = spec.paths[name].knots
         process = type(processes[name]).__name__
-        if end > start and not processes[name].inverts:
+        if end > start and not processes[name].inverts and not spec.paths[name].renoises:
             raise SpecError(
                 f"the path of {name!r} goes up from {start:g} to {end:g}, which inverts, and {process} cannot be "
                 f"inverted: what it takes away is gone. To corrupt a value hold it, {{{name}: {{hold: [{start:g}, "
@@ -206,7 +248,8 @@ def warn_of_leaks(spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -
 def time_grid(spec: TimestepSpec, steps: int) -> list[list[float]]:
     """Progress values of each segment between a spec's knots, `steps` steps in all.
 
-    Each segment has one step; the others are shared by length, and what does not divide goes by largest remainder.
+    Each segment has one step; the others are shared by length, and what does not divide goes by largest remainder. A
+    segment that goes up by fresh noise and by nothing else is exact in one step, and has no more.
 
     Raises:
         ValueError: if there are fewer steps than segments.
@@ -214,7 +257,9 @@ def time_grid(spec: TimestepSpec, steps: int) -> list[list[float]]:
     segments = spec.segments()
     if steps < len(segments):
         raise ValueError(f"{steps} steps are too few for {spec}, whose path has {len(segments)} segments")
-    counts = _shared(steps - len(segments), [end - start for start, end in segments])
+    solved = [not spec.is_renoised(*ends) for ends in segments]
+    weights = [end - start if of or not any(solved) else 0.0 for (start, end), of in zip(segments, solved, strict=True)]
+    counts = _shared(steps - len(segments), weights)
     return [_evenly(start, end, count) for (start, end), count in zip(segments, counts, strict=True)]
 
 
@@ -240,6 +285,8 @@ def sample(
     shapes: Mapping[str, tuple[int, ...]],
     num: int,
     supplied: Latents | None = None,
+    states: Latents | None = None,
+    against: Latents | None = None,
     options: SamplingOptions | None = None,
     first_index: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -256,6 +303,9 @@ def sample(
         shapes: full stream name → shape of one sample.
         num: samples b.
         supplied: clean latents ``[b, ...]`` of what the spec holds, or starts below pure noise.
+        states: states ``[b, ...]`` at the start of their paths of solved modalities, taken as they are: what an
+            inversion gave, say. They need no supplied value.
+        against: clean latents ``[b, ...]`` of held modalities that guidance leads away from, in place of T.
         options: how to sample. Its batch size and conditions are the caller's business.
         first_index: index of the first sample, when a large run is drawn in batches.
         dtype: of the state, where it is of numbers.
@@ -273,8 +323,12 @@ def sample(
     """
     options = replace(options or SamplingOptions(), **changes)
     spec = TimestepSpec.parse(spec, processes)
-    supplied = {key: cast(value, dtype).to(device) for key, value in (supplied or {}).items()}
-    spec.check_supplied({modality_of(key) for key in supplied})
+    supplied, states, against = (
+        {key: cast(value, dtype).to(device) for key, value in (row or {}).items()}
+        for row in (supplied, states, against)
+    )
+    spec.check_supplied(_names(supplied), _names(states), _names(against))
+    check_states(states, shapes, num)
     check_inversions(spec, processes)
     if not options.drop_ignored:
         warn_of_leaks(spec, processes)
@@ -293,15 +347,34 @@ def sample(
         spec=spec,
         solvers=options.solvers_for(spec, processes),
         supplied=supplied,
+        states=states,
+        against=against,
         draws=draws,
         redraws_noise=options.redraws_noise,
+        drops=options.drop_ignored,
         dtype=dtype,
     )
     guidance = options.guidance_for(spec)
-    silent = None if options.drop_ignored else sampler.start_of
-    sampler.predictor = guidance.wrap(sampler.predictor, processes, silent)
+    sampler.predictor = guidance.wrap(sampler.predictor, processes, sampler.silenced)
     with torch.no_grad():  # not inference_mode: a predictor may take gradients of its own
         return _run(sampler, options, on_step)
+
+
+def _names(latents: Latents) -> set[str]:
+    return {modality_of(key) for key in latents}
+
+
+def check_states(states: Latents, shapes: Mapping[str, tuple[int, ...]], num: int) -> None:
+    """Check that states are whole: every stream of a modality, of its shape.
+
+    Raises:
+        SpecError: names the stream.
+    """
+    for name in _names(states):
+        for key, shape in shapes.items():
+            if modality_of(key) == name and (key not in states or states[key].shape != (num, *shape)):
+                found = tuple(states[key].shape) if key in states else "nothing"
+                raise SpecError(f"the state of {key!r} is {(num, *shape)} for {num} samples, and {found} is given")
 
 
 def _run(sampler: _Sampler, options: SamplingOptions, on_step: OnStep | None) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ class Path:
 
     role: Role
     knots: tuple[tuple[float, float], ...]
+    renoises: bool = False
+    """Whether it goes up by fresh noise, as the forward process does, and not by the solver."""
 
     def __call__(self, progress: float) -> float:
         """The time at a progress."""
@@ -77,6 +79,7 @@ class TimestepSpec:
         {image: [1, 0], text: 0}                                           "image | text"
         {text: [[0, 1], [0.5, 0]], image: [[0.5, 1], [1, 0]]}              text first, then the image
         {image: [0, 1]}                                                    inversion: clean to noise, by the solver
+        {image: {renoise: [[0, 1], [0.5, 0], [0.6, 0.3], [1, 0]]}}         solved, noised afresh to 0.3, solved again
     """
 
     paths: Mapping[str, Path]
@@ -127,13 +130,28 @@ class TimestepSpec:
         """Modalities held at T."""
         return tuple(name for name in self.paths if name not in self.solved + self.held)
 
-    def check_supplied(self, supplied: Collection[str]) -> None:
+    def check_supplied(
+        self, supplied: Collection[str], states: Collection[str] = (), against: Collection[str] = ()
+    ) -> None:
         """Check that exactly the values that the spec needs are supplied.
+
+        Args:
+            supplied: modalities of which a clean value is given.
+            states: modalities of which the state at the start of the path is given.
+            against: modalities of which a value to lead away from is given.
 
         Raises:
             SpecError: names the first value that is missing, or that is not used.
         """
-        needed = [name for name, path in self.paths.items() if path.needs_value]
+        for names, wanted, what in ((states, self.solved, "solve"), (against, self.held, "hold")):
+            for name in names:
+                if name not in wanted:
+                    kind = "a state at the start of its path" if what == "solve" else "a value to lead away from"
+                    known = ", ".join(wanted) or "nothing"
+                    raise SpecError(
+                        f"{kind} is given of {name!r}, which {self} does not {what}; it does so with {known}"
+                    )
+        needed = [name for name, path in self.paths.items() if path.needs_value and name not in states]
         for name in needed:
             if name not in supplied:
                 role = "holds" if self.paths[name].role == "hold" else "starts below pure noise from"
@@ -156,6 +174,11 @@ class TimestepSpec:
         pairs = list(itertools.pairwise(edges))
         return [(a, b) for a, b in pairs if any(self.paths[name](a) != self.paths[name](b) for name in self.solved)]
 
+    def is_renoised(self, start: float, end: float) -> bool:
+        """Whether all that moves between two places of progress goes up by fresh noise."""
+        moving = [path for path in (self.paths[name] for name in self.solved) if path(start) != path(end)]
+        return all(path.renoises and path(end) > path(start) for path in moving)
+
     def __str__(self) -> str:
         def term(name: str) -> str:
             path = self.paths[name]
@@ -164,7 +187,7 @@ class TimestepSpec:
                 return name if start == 1 else f"{name}@{start:g}"
             if path.role == "hold" and path.is_constant:
                 return name if start == 0 else f"{name}@{start:g}"
-            return f"{name}@[{' '.join(f'{place:g}:{time:g}' for place, time in path.knots)}]"
+            return f"{name}{'~' * path.renoises}@[{' '.join(f'{place:g}:{time:g}' for place, time in path.knots)}]"
 
         sides = (", ".join(map(term, side)) for side in (self.solved, self.held))
         return " | ".join(side for side in sides if side)
@@ -235,8 +258,15 @@ def _solved(name: str, knots: tuple[tuple[float, float], ...]) -> Path:
 
 def _parse_path(name: str, value: Any) -> Path:
     if isinstance(value, Mapping):
+        if set(value) == {"renoise"}:
+            path = _parse_path(name, value["renoise"])
+            if path.role != "solve":
+                raise SpecError(f"{{renoise: …}} of {name!r} holds [start, end] or knots, not {value['renoise']!r}")
+            return replace(path, renoises=True)
         if set(value) != {"hold"}:
-            raise SpecError(f"the path of {name!r} is {{hold: …}} if it is a mapping, not one with {sorted(value)}")
+            raise SpecError(
+                f"the path of {name!r} is {{hold: …}} or {{renoise: …}} if a mapping, not one with {sorted(value)}"
+            )
         held = value["hold"]
         return Path("hold", _knots(name, held) if isinstance(held, Sequence) else ((0.0, _time(name, held)),))
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -118,6 +118,13 @@ class Gaussian(ForwardProcess):
         assert 0 <= step.t <= T and 0 <= step.t_next <= T
         return solver.step(self.schedule, x, clean, step)
 
+    def renoise(self, x: Float[Tensor, "b *shape"], t: float, t_next: float, draws: Draws) -> Float[Tensor, "b *shape"]:
+        """The forward transition q(x_t' | x_t), exact in one step."""
+        (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma(self.schedule, t), alpha_sigma(self.schedule, t_next)
+        ratio = alpha_next / alpha if alpha else 0.0
+        spread = max(0.0, sigma_next**2 - (ratio * sigma) ** 2) ** 0.5
+        return ratio * x + spread * draws.normal(x.shape[1:]).to(x.dtype)
+
     def corrects(self, step: Step, solver: GaussianSolver) -> bool:
         """If the solver does, but for a step that ends clean: there the state is its own clean estimate."""
         return solver.corrects and alpha_sigma(self.schedule, step.t_next)[1] > 0
