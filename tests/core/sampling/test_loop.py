@@ -79,7 +79,7 @@ def test_redrawn_noise_is_another_at_every_evaluation():
     ],
     ids=str,
 )
-def test_ignoring_what_leaks_at_T_is_said_to_be_no_marginal_once(process, bits):
+def test_ignoring_what_leaks_is_said_to_be_no_marginal_once(process, bits):
     def said(spec, **options):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
