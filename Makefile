@@ -67,7 +67,7 @@ unpaired: .venv/.installed  ## after `make demo`: 576 captioned images alone, an
 	$(BIN)/unidiffuser fit -c $(RECIPE)/fit.yaml --trainer.default_root_dir=runs/unpaired_thrice --data.train='[$(PAIRED), $(PAIRED), $(PAIRED), $(UNPAIRED)]'
 	for run in paired unpaired unpaired_thrice; do $(BIN)/unidiffuser evaluate runs/$$run -c $(RECIPE)/evaluate.yaml || exit 1; done
 
-tokens: .venv/.installed  ## after `make demo`: its images with masked caption tokens, without CLIP and GPT-2
+tokens: .venv/.installed  ## after `make demo`: its images with masked caption tokens, without CLIP's text states and GPT-2
 	$(BIN)/unidiffuser fit-codec -c $(RECIPE)_tokens/tokens.yaml
 	$(BIN)/unidiffuser encode -c $(RECIPE)_tokens/encode.yaml
 	$(BIN)/unidiffuser fit -c $(RECIPE)_tokens/fit.yaml
