@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 RECIPE := recipes/digits
 
-.PHONY: demo audio emoji finetune missing unpaired tokens table test lint acceptance clean
+.PHONY: demo audio emoji finetune missing unpaired tokens table test lint acceptance faults clean
 
 demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report.html
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml
@@ -85,6 +85,9 @@ test: .venv/.installed  ## every test but the counted campaigns, on JOBS cores w
 
 acceptance: .venv/.installed  ## the long, counted campaigns; their outcome is committed in docs/
 	$(BIN)/python -m pytest -m acceptance -s --timeout=3600
+
+faults: .venv/.installed  ## inject faults and write the scoreboard into docs/reliability.md; FULL=1 for the long run
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(if $(FULL),--full)
 
 lint: .venv/.installed  ## style, types, import contracts
 	$(BIN)/ruff check .

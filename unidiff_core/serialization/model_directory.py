@@ -7,19 +7,22 @@ directory, or hub ids that only the user can allow.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unidiff_core.codec.codec import Codec
-from unidiff_core.foundation.atomic import write_text
+from unidiff_core.foundation.atomic import beside, write_text
 from unidiff_core.foundation.finite import non_finite
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.registry import Registry
@@ -32,6 +35,13 @@ from unidiff_core.serialization.description import Description, ModelDirectoryEr
 FORMAT = 1
 CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
 CLEAN_STD = "clean_std.yaml"
+SUMS = "sha256"
+"""The note in a file of weights: SHA-256 of its tensors, and of what in `CONFIG` says what they mean.
+
+One note, as safetensors writes several in any order, and what is written twice is to be the same file.
+"""
+NOTES = ("licence", "sources", "training")
+"""What in `CONFIG` changes nothing of what weights mean."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,11 +69,32 @@ def _relative(path: Path, folder: Path) -> str:
     return os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-    partial.chmod(0o644)  # safetensors leaves it to its owner alone; a cluster shares it
-    partial.replace(path)
+def _write(path: Path, tensors: Mapping[str, Tensor], meaning: str) -> None:
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with beside(path) as partial:
+        save_file(whole, partial, {SUMS: f"{_hash(whole)} {meaning}"})
+        partial.chmod(0o644)  # safetensors leaves it to its owner alone; a cluster shares it
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _meaning(config: Mapping[str, Any], registry: Registry) -> str:
+    """SHA-256 of a configuration, but for where codecs' weights lie, the licence, and the record of the training."""
+    kept = {key: value for key, value in config.items() if key not in NOTES}
+    kept["modalities"] = {}
+    for name, row in config["modalities"].items():
+        places = registry.find(row["codec"]["class"], Codec).weights
+        codec = {key: value for key, value in row["codec"].items() if key not in places}
+        kept["modalities"][name] = {**row, "codec": codec}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def save(
@@ -90,16 +121,19 @@ def save(
     """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    config = _config_of(description, folder, load_plugins()) | ({"training": dict(training)} if training else {})
+    registry = load_plugins()
+    config = _config_of(description, folder, registry) | ({"training": dict(training)} if training else {})
+    text = yaml.safe_dump(config, sort_keys=False)
+    meaning = _meaning(yaml.safe_load(text), registry)
     if not average:
         (folder / AVERAGE).unlink(missing_ok=True)
     (folder / CLEAN_STD).unlink(missing_ok=True)
-    _write(folder / MODEL, state)
+    _write(folder / MODEL, state, meaning)
     if average:
-        _write(folder / AVERAGE, average)
+        _write(folder / AVERAGE, average, meaning)
     if description.clean_std:
         write_text(folder / CLEAN_STD, _clean_std_text(description.clean_std))
-    write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / CONFIG, text)
 
 
 def _clean_std_text(tables: Mapping[str, CleanStd]) -> str:
@@ -141,7 +175,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise ModelDirectoryError(f"{path} has format {found!r}; this version reads format {FORMAT}")
+    if lacking := list(_lacking(config)):
+        raise ModelDirectoryError(f"{path} is cut off or damaged: it lacks {', '.join(lacking)}")
     return config
+
+
+def _lacking(config: Mapping[str, Any]) -> Iterator[str]:
+    """What a configuration must have and has not, or has as something else than a mapping."""
+    yield from (key for key in ("modalities", "backbone", "balance") if not config.get(key))
+    modalities = config.get("modalities")
+    if not isinstance(modalities, dict):
+        return
+    for name, row in modalities.items():
+        keys = [key for key in ("codec", "process", "weight") if not isinstance(row, dict) or row.get(key) is None]
+        yield from (f"the {key} of {name}" for key in keys)
+        if not keys and not (isinstance(row["codec"], dict) and "class" in row["codec"]):
+            yield f"the class of {name}'s codec"
 
 
 def is_model_directory(folder: str | Path) -> bool:
@@ -213,7 +262,10 @@ def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_
     Raises:
         ModelDirectoryError: if a file is missing or damaged.
     """
-    return Pretrained(read_description(folder, allow_hub=allow_hub), _read_weights(_weights_path(folder, weights)))
+    path = _weights_path(folder, weights)
+    pretrained = Pretrained(read_description(folder, allow_hub=allow_hub), _read_weights(path))
+    _check_meaning(path)
+    return pretrained
 
 
 def _weights_path(folder: str | Path, weights: Literal["ema", "model"]) -> Path:
@@ -226,11 +278,37 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         check_real(path)
         state = load_file(path)
+        wanted = _sums(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
+    if wanted and wanted[0] != (found := _hash(state)):
+        raise ModelDirectoryError(
+            f"the weights {path} are damaged: their SHA-256 is {found}, not {wanted[0]}; bring them back from a "
+            "copy, or call `fit` again, which writes them from its last checkpoint"
+        )
     if name := non_finite(state):
         raise ModelDirectoryError(f"the weights {path} are not finite, {name} for one; train or copy them again")
     return state
+
+
+def _sums(path: Path) -> tuple[str, str] | None:
+    """SHA-256 of a file's tensors and of their configuration, as it notes them; None if it does not."""
+    with safe_open(path, "pt") as file:
+        note = (file.metadata() or {}).get(SUMS)
+    if note is None:
+        return None
+    of_tensors, _, of_configuration = note.partition(" ")
+    return of_tensors, of_configuration
+
+
+def _check_meaning(path: Path) -> None:
+    """Compare a directory's configuration with that which its weights were written with; older ones do not say."""
+    wanted = _sums(path)
+    if wanted and wanted[1] != _meaning(_read_config(path.parent), load_plugins()):
+        raise ModelDirectoryError(
+            f"the weights {path} were written with another {CONFIG}: it was changed since, or writing was "
+            "interrupted. Change it back, or call `fit` again"
+        )
 
 
 def load_weights(
@@ -259,5 +337,6 @@ def load_weights(
         rows = {"missing": own.keys() - state.keys(), "not known": state.keys() - own.keys(), "of another shape": wrong}
         text = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in rows.items() if names)
         raise ModelDirectoryError(f"the weights {path} do not fit {path.parent / CONFIG}. {text}")
+    _check_meaning(path)
     module.load_state_dict(state, strict=False)
     return list(state)

@@ -59,7 +59,7 @@ def weights_only(path):
     ("damage", "says"),
     [
         (cut, "BadZipFile"),
-        (flip, "checksum"),
+        (flip, "SHA-256"),
         (pickle, "UnpicklingError"),
         (not_finite, "not finite"),
         (weights_only, "it has no optimizer_states"),
