@@ -10,6 +10,8 @@ from unidiff_core import Cleaner
 
 BRACKETS = {")": "(", "]": "[", "}": "{", "）": "（", "］": "［", "｝": "｛", "】": "【", "〕": "〔"}
 """Closing bracket → opening."""
+LONGEST = 10_000
+"""Characters of a caption that is cleaned. Some patterns take time by its square, and nested entities a pass each."""
 APOSTROPHES = "'’‘＇`´"
 PUNCTUATION = ",.?!"
 
@@ -42,7 +44,12 @@ def clean_caption(text: str) -> str:
     unbalanced bracket only the sign is dropped. Cleaning twice changes nothing more.
 
     Source: UniDiffuser (arXiv 2303.06555), its third stage of training.
+
+    Raises:
+        ValueError: if it is longer than `LONGEST`.
     """
+    if len(text) > LONGEST:
+        raise ValueError(f"a caption of {len(text)} characters; at most {LONGEST} are cleaned")
     while (cleaned := _clean_once(text)) != text:  # what was cut out may join into something new: it only ever shrinks
         text = cleaned
     return cleaned
@@ -62,7 +69,7 @@ def _clean_once(text: str) -> str:
     text = _URL.sub(" ", _EMAIL.sub(" ", text))
     text = _POSSESSIVE.sub(rf"{_KEPT}\1", text.replace(_KEPT, " "))
     text = _symbols_to_spaces(_INSIDE_A_WORD.sub("", text)).replace(_KEPT, "'")
-    text = _BEFORE_PUNCTUATION.sub(r"\1", text)
+    text = _BEFORE_PUNCTUATION.sub(r"\1", " ".join(text.split()))
     text = " ".join(text.split()).lstrip(" " + PUNCTUATION)
     return text if any(letter.isalnum() for letter in text) else ""
 
@@ -85,9 +92,10 @@ def _without_brackets(text: str) -> str:
             while cuts and cuts[-1][0] > start:
                 cuts.pop()
             cuts.append((start, i + 1))
-    for start, end in reversed(cuts):
-        text = f"{text[:start]} {text[end:]}"
-    return text
+    ends = [0, *(end for _, end in cuts)]
+    return " ".join(
+        text[end:start] for end, start in zip(ends, [*(start for start, _ in cuts), len(text)], strict=True)
+    )
 
 
 def _symbols_to_spaces(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from unidiff_core.codec.weights import locate, read_config, require
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 STATISTICS = "statistics.safetensors"
+FETCHING = ("hf_model_name", "hf_tokenizer_name", "hf_model_pretrained", "timm_model_pretrained")
+"""What names something on a hub, or asks for weights from there."""
 
 
 def locate_clip(name: str) -> Path:
@@ -25,10 +27,25 @@ def locate_clip(name: str) -> Path:
     """
     folder = locate(name, (CONFIG, WEIGHTS, STATISTICS))
     require(folder, CONFIG, WEIGHTS, *([STATISTICS] if (folder / STATISTICS).is_file() else []))
-    text = read_config(folder / CONFIG).get("model_cfg", {}).get("text_cfg", {})
-    if foreign := [key for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)]:
-        raise ValueError(f"{folder / CONFIG}: {' and '.join(foreign)} would fetch files from a hub; not supported")
+    config = read_config(folder / CONFIG)
+    model = config.get("model_cfg", config)
+    if not isinstance(model, dict) or any(not isinstance(model.get(k), dict) for k in ("vision_cfg", "text_cfg")):
+        raise ValueError(f"{folder / CONFIG} is not open_clip's: its vision_cfg and text_cfg are to be objects")
+    if foreign := sorted(set(_fetching(config))):
+        raise ValueError(f"{folder / CONFIG}: {' and '.join(foreign)} would fetch files from elsewhere; not supported")
     return folder
+
+
+def _fetching(config: Any, name: str = "") -> Iterator[str]:
+    """The entries of a configuration, at any depth, by which open_clip would read what is not in the folder."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from [key] if key in FETCHING and value else _fetching(value, key)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _fetching(value, name)
+    elif isinstance(config, str) and (":" in config or (name == "timm_model_name" and "/" in config)):
+        yield name
 
 
 def load_clip(folder: Path) -> Any:

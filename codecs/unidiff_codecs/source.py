@@ -91,7 +91,8 @@ class FolderSource(PairSource):
     An image's caption is in the text file of the same name (``cat.jpg``, ``cat.txt``), or in a ``metadata.jsonl`` or
     ``metadata.csv`` of its folder, as Hugging Face's imagefolder has it: a line ``{"file_name": "cat.jpg", "text": "a
     cat"}`` each, other fields being kept as labels. Of several captions (a list, or several lines of one image) the
-    first is the caption, and the labels keep all. Links to subfolders are followed; what is hidden is left out.
+    first is the caption, and the labels keep all. Links within the folder are followed, one that leads out of it is an
+    error; what is hidden is left out.
 
     Args:
         folder: of the files.
@@ -131,7 +132,7 @@ class FolderSource(PairSource):
         root = Path(self.folder).expanduser()
         if not root.is_dir():
             raise ValueError(f"no such folder: {root}")
-        return sorted(_walk(root, set()))
+        return sorted(_walk(root, root.resolve(), set()))
 
     def members(self, key: str) -> dict[str, Any]:
         """The image's bytes, its caption if it has one, its file's name and other metadata."""
@@ -340,16 +341,25 @@ def _fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
-def _walk(folder: Path, above: set[Path]) -> Iterator[Path]:
-    """All files of a folder and its subfolders that are not hidden; links are followed, but not in a circle."""
+def _walk(folder: Path, root: Path, above: set[Path]) -> Iterator[Path]:
+    """All files of a folder and its subfolders that are not hidden; links are followed, but not in a circle.
+
+    Raises:
+        ValueError: if a link leads out of `root`; names it.
+    """
     above = above | {folder.resolve()}
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
+        if path.is_symlink() and root not in [(target := path.resolve()), *target.parents]:
+            raise ValueError(
+                f"{path} is a link out of the folder, to {target}: whoever made it would have that file among the "
+                "samples. Put a copy there if you want it"
+            )
         if path.is_file():
             yield path
         elif path.is_dir() and path.resolve() not in above:
-            yield from _walk(path, above)
+            yield from _walk(path, root, above)
 
 
 def _read_text(path: Path) -> str:
@@ -372,7 +382,13 @@ def _rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _rows_of_csv(path: Path, lines: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(lines, newline=""))
+    try:
+        yield from _table_of(path, csv.DictReader(io.StringIO(lines, newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _table_of(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     if "file_name" not in (fields := reader.fieldnames or []):
         raise ValueError(f"{path} has no column file_name, only {', '.join(fields) or 'nothing'}")
     for row in reader:
@@ -385,7 +401,7 @@ def _rows_of_csv(path: Path, lines: str) -> Iterator[tuple[str, dict[str, Any]]]
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
         raise ValueError(f'{where} is no {{"file_name": …, "text": …}}: {line[:80]}')

@@ -17,6 +17,8 @@ from unidiff_core import EmptyRaw, FrozenCodec, Stream
 
 TEXTS_AT_ONCE = 256
 """Texts that the networks see at a time: bounds memory, changes no result."""
+LONGEST = 2**20
+"""Bytes of a text that is read: tokenizers take long over much more, to keep a few dozen tokens."""
 
 
 class TextCodec(FrozenCodec):
@@ -147,8 +149,10 @@ def decoded(data: bytes) -> str:
     """UTF-8 → text; a byte-order mark goes.
 
     Raises:
-        ValueError: if it is not UTF-8.
+        ValueError: if it is not UTF-8, or too long.
     """
+    if len(data) > LONGEST:
+        raise ValueError(f"a text of {len(data)} bytes, and {LONGEST} are read at most; cut it")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

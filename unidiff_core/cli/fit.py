@@ -174,6 +174,8 @@ def codecs_beside(where: str | list[str], names: Sequence[str]) -> dict[str, Nam
             f"give model.modalities.{names[0]}.codec"
         ) from error
     for codecs in notes:
+        if not isinstance(codecs, dict):
+            raise ValueError(f"the manifest of {where} names no codecs by modality, but {codecs!r}")
         for name in names:
             if name in codecs and found.setdefault(name, codecs[name]) != codecs[name]:
                 raise ValueError(
@@ -185,6 +187,8 @@ def codecs_beside(where: str | list[str], names: Sequence[str]) -> dict[str, Nam
             f"no codec is given for {', '.join(absent)}, and no manifest beside {where} records one "
             f"(`unidiffuser encode` does); give model.modalities.{absent[0]}.codec"
         )
+    if foreign := [name for name in names if not (isinstance(found[name], dict) and "class" in found[name])]:
+        raise ValueError(f"the manifest beside {where} describes no codec for {foreign[0]!r}: {found[foreign[0]]!r}")
     return {name: _as_option(found[name], Codec) for name in names}
 
 

@@ -57,7 +57,7 @@ class Filter:
             return {}
         try:
             fields = json.loads(sample[self.member])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"member .{self.member}: {error}") from error
         if not isinstance(fields, dict):
             raise ValueError(f"member .{self.member} is no JSON object")
@@ -77,6 +77,6 @@ def _number(value: Any) -> float | None:
     """A finite number, also one written as text."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

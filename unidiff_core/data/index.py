@@ -338,16 +338,41 @@ def _load(path: Path, shards: Sequence[Path], fingerprint: str) -> ShardIndex | 
             if notes.get("fingerprint") != fingerprint:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no mapping
-    except (OSError, SafetensorError):
+        index = ShardIndex(
+            shards,
+            tensors["shard"],
+            dict(_columns(tensors, "starts.")),
+            dict(_columns(tensors, "lengths.")),
+            tensors["layout"],
+            json.loads(notes["headers"]),
+            tensors.get("sums"),
+        )
+        return index if _is_sound(index) else None
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, RecursionError):
         return None
-    return ShardIndex(
-        shards,
-        tensors["shard"],
-        dict(_columns(tensors, "starts.")),
-        dict(_columns(tensors, "lengths.")),
-        tensors["layout"],
-        json.loads(notes["headers"]),
-        tensors.get("sums"),
+
+
+def _is_sound(index: ShardIndex) -> bool:
+    """Whether an index leads nowhere but into its shards: it came with them, perhaps from a stranger."""
+    num = len(index)
+    columns = [*index.starts.values(), *index.lengths.values(), index.layout]
+    columns += [] if index.sums is None else [index.sums]
+    if index.starts.keys() != index.lengths.keys() or any(column.shape != (num,) for column in columns):
+        return False
+    if not num:
+        return True
+    if not (int(index.shard.min()) >= 0 and int(index.shard.max()) < len(index.shards)):
+        return False
+    if not (int(index.layout.min()) >= ABSENT and int(index.layout.max()) < len(index.headers)):
+        return False
+    sizes = torch.tensor([path.stat().st_size for path in index.shards])[index.shard.long()]
+    return all(
+        bool(
+            (
+                ((start >= HEADER) & (length >= 0) & (length <= sizes) & (start <= sizes - length)) | (start == ABSENT)
+            ).all()
+        )
+        for start, length in ((index.starts[ending], index.lengths[ending]) for ending in index.starts)
     )
 
 

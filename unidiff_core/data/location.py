@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from unidiff_core.data.shard import MANIFEST, find_shards
+from unidiff_core.data.shard import MANIFEST, find_shards, promised
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 PIPE = "pipe:"
@@ -79,7 +79,7 @@ def _in_folder(folder: Path, allow_absent: bool) -> list[Shard]:
     if (folder / MANIFEST).is_file():
         if not allow_absent:
             find_shards(folder)
-        rows = _promised((folder / MANIFEST).read_bytes())
+        rows = promised((folder / MANIFEST).read_bytes())
         return [Shard(str(folder / name), *row) for name, row in rows.items()]
     if any(next(folder.glob(pattern), None) for pattern in UNFINISHED):
         raise ValueError(
@@ -97,7 +97,7 @@ def _in_folder(folder: Path, allow_absent: bool) -> list[Shard]:
 def _in_remote_folder(url: str) -> list[Shard]:
     filesystem, path = _filesystem(url)
     if filesystem.exists(f"{path}/{MANIFEST}"):
-        rows = _promised(filesystem.cat_file(f"{path}/{MANIFEST}"))
+        rows = promised(filesystem.cat_file(f"{path}/{MANIFEST}"))
         return [Shard(f"{url.rstrip('/')}/{name}", *row) for name, row in rows.items()]
     return _globbed(f"{url.rstrip('/')}/*.tar")
 
@@ -111,18 +111,6 @@ def _globbed(url: str) -> list[Shard]:
     if not _is_url(url):
         return [Shard(path) for path in found]
     return [Shard(chain + separator + filesystem.unstrip_protocol(path)) for path in found]
-
-
-def _promised(manifest: bytes) -> dict[str, tuple[str, int]]:
-    """Name → SHA-256 and number of samples.
-
-    Raises:
-        ValueError: if a name leads out of the manifest's folder.
-    """
-    names = [row["name"] for row in json.loads(manifest)["shards"]]
-    if foreign := [name for name in names if PurePosixPath(name).name != name]:
-        raise ValueError(f"a {MANIFEST} lists shards of its own folder, not {foreign[0]!r}")
-    return {row["name"]: (row["sha256"], row["count"]) for row in json.loads(manifest)["shards"]}
 
 
 @contextmanager

@@ -14,10 +14,11 @@ import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
 from unidiff_core.foundation.atomic import replacing, write_json
+from unidiff_core.foundation.error import reason
 
 MANIFEST = "manifest.json"
 STORED = "safetensors"
@@ -189,10 +190,31 @@ def find_shards(folder: str | Path) -> list[Path]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise ValueError(f"no shards in {folder}: it has no {MANIFEST}. Write it with `unidiffuser shards` or `encode`")
-    paths = [folder / row["name"] for row in json.loads(manifest.read_text())["shards"]]
+    paths = [folder / name for name in promised(manifest.read_bytes())]
     if absent := [str(path) for path in paths if not path.is_file()]:
         raise ValueError(f"{manifest} lists shards that are not there: {', '.join(absent)}")
     return paths
+
+
+def promised(manifest: bytes) -> dict[str, tuple[str | None, int]]:
+    """What a manifest promises: name of each shard → its SHA-256 and number of samples.
+
+    Raises:
+        ValueError: if it is none, or a name leads out of its folder.
+    """
+    try:
+        rows = {row["name"]: (row["sha256"], row["count"]) for row in json.loads(manifest)["shards"]}
+        is_sound = all(
+            isinstance(name, str) and isinstance(sha256, str | None) and isinstance(count, int) and count >= 0
+            for name, (sha256, count) in rows.items()
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"a {MANIFEST} that is none ({reason(error)}); write the shards again") from error
+    if foreign := [name for name in rows if PurePosixPath(str(name)).name != name]:
+        raise ValueError(f"a {MANIFEST} lists shards of its own folder, not {foreign[0]!r}")
+    if not is_sound:
+        raise ValueError(f"a {MANIFEST} lists of each shard a name, a SHA-256 and a number of samples; not so here")
+    return rows
 
 
 def endings_if_own(path: Path) -> set[str] | None:
@@ -333,6 +355,8 @@ def grouped(
                 sample[ending] = read(header, archive)
             except ValueError as error:
                 wrong = f"sample {key} of {name}: member .{ending}: {error}"
+        if key.startswith("/") or ".." in key.split("/"):
+            wrong = f"sample {key!r} of {name} would lie outside of a folder that it is unpacked into"
         try:
             halves.add(key, sample)
         except UnsortedError:

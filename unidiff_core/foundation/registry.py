@@ -59,7 +59,7 @@ class Registry:
         Raises:
             UnknownNameError: if there is none of that kind; lists what is known.
         """
-        found = self.registrations.get(name)
+        found = self.registrations.get(name) if isinstance(name, str) else None
         if found is None or not issubclass(found.cls, kind):
             known = ", ".join(sorted(self.of_kind(kind))) or "none"
             hints = "".join(f" {failure}" for failure in self.failures)

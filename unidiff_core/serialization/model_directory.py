@@ -23,13 +23,15 @@ from torch import Tensor, nn
 
 from unidiff_core.codec.codec import Codec
 from unidiff_core.foundation.atomic import beside, write_text
+from unidiff_core.foundation.error import reason
 from unidiff_core.foundation.finite import non_finite
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.foundation.stand_in import check_real
 from unidiff_core.modality import Modality
-from unidiff_core.network.backbone import modality_of_parameter
+from unidiff_core.network.backbone import Backbone, modality_of_parameter
 from unidiff_core.process.clean_std import CleanStd
+from unidiff_core.process.process import ForwardProcess
 from unidiff_core.serialization.description import Description, ModelDirectoryError, Pretrained, build, describe
 
 FORMAT = 1
@@ -42,6 +44,8 @@ One note, as safetensors writes several in any order, and what is written twice 
 """
 NOTES = ("licence", "sources", "training")
 """What in `CONFIG` changes nothing of what weights mean."""
+LONGEST, MOST_VALUES, DEEPEST = 2**22, 100_000, 50
+"""Bytes, values and levels of a configuration that is read."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -147,7 +151,7 @@ def _read_clean_std(path: Path) -> dict[str, CleanStd]:
     if not path.is_file():
         return {}
     try:
-        rows = yaml.safe_load(path.read_text())
+        rows = _read_yaml(path)
         return {str(key): CleanStd([(float(t), float(value)) for t, value in row]) for key, row in rows.items()}
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise ModelDirectoryError(f"{path} does not hold pairs of time and error by stream: {error}") from error
@@ -156,8 +160,8 @@ def _read_clean_std(path: Path) -> dict[str, CleanStd]:
 def step_of(folder: str | Path) -> int:
     """The training step that a directory's weights are of; −1 if there is no directory, or it does not say."""
     try:
-        step = yaml.safe_load((Path(folder) / CONFIG).read_text())["training"]["step"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        step = _read_config(Path(folder))["training"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
         return -1
     return step if isinstance(step, int) else -1
 
@@ -168,10 +172,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelDirectoryError(
             f"{folder} is not a model directory: it has no {CONFIG}. `unidiffuser fit` writes one"
         )
-    try:
-        config = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ModelDirectoryError(f"{path} is not plain YAML: {error}") from error
+    config = _read_yaml(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
         raise ModelDirectoryError(f"{path} has format {found!r}; this version reads format {FORMAT}")
@@ -193,6 +194,54 @@ def _lacking(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"the class of {name}'s codec"
 
 
+def _read_yaml(path: Path) -> Any:
+    """Plain data from a stranger's file, of bounded size.
+
+    Raises:
+        ModelDirectoryError: if it is no plain YAML, or too large.
+    """
+    if path.stat().st_size > LONGEST:
+        raise ModelDirectoryError(f"{path} has {path.stat().st_size} bytes, and {LONGEST} are read at most")
+    try:
+        text = path.read_text()
+        _check_depth(text)
+        config = yaml.safe_load(text)
+        _check_size(config)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ModelDirectoryError(f"{path} is not plain YAML: {error}") from error
+    return config
+
+
+def _check_depth(text: str) -> None:
+    """Refuse YAML of many levels before its tree is built.
+
+    Raises:
+        ValueError: if it has them.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"it has more than {DEEPEST} levels")
+
+
+def _check_size(config: Any) -> None:
+    """Refuse a tree that is deep or large once every alias is written out.
+
+    Raises:
+        ValueError: if it is.
+    """
+    left = MOST_VALUES
+    rest = [(config, 0)]
+    while rest:
+        value, depth = rest.pop()
+        left -= 1
+        if not left or depth > DEEPEST:
+            raise ValueError(f"it has more than {MOST_VALUES} values, aliases written out, or {DEEPEST} levels")
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        rest += [(item, depth + 1) for item in inner]
+
+
 def is_model_directory(folder: str | Path) -> bool:
     """Whether a folder's configuration is one that `save` writes."""
     try:
@@ -209,6 +258,8 @@ def _codec(config: dict[str, Any], folder: Path, registry: Registry, *, allow_hu
         name = config.get(field)
         if name is None:
             continue
+        if not isinstance(name, str):
+            raise ModelDirectoryError(f"the {field} of {cls.__name__} is a path or a hub id, not {name!r}")
         if (folder / name).exists():
             config[field] = str(folder / name)
         elif not allow_hub:
@@ -229,9 +280,14 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
     folder = Path(folder).expanduser()
     registry = load_plugins()
     config = _read_config(folder)
-    modalities = {
-        name: _modality(row, folder, registry, allow_hub=allow_hub) for name, row in config["modalities"].items()
-    }
+    try:
+        modalities = {
+            name: _modality(row, folder, registry, allow_hub=allow_hub) for name, row in config["modalities"].items()
+        }
+        backbone, balance = dict(config["backbone"]), config["balance"]
+        registry.find(backbone["class"], Backbone)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelDirectoryError(f"{folder / CONFIG} does not describe a model: {reason(error)}") from error
     licence, sources = config.get("licence"), config.get("sources") or []
     if not isinstance(licence, str | None) or not isinstance(sources, list):
         raise ModelDirectoryError(
@@ -239,8 +295,8 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
         )
     description = Description(
         modalities,
-        config["backbone"],
-        config["balance"],
+        backbone,
+        balance,
         licence,
         tuple(map(str, sources)),
         _read_clean_std(folder / CLEAN_STD),
@@ -253,6 +309,7 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
 
 def _modality(row: Mapping[str, Any], folder: Path, registry: Registry, *, allow_hub: bool) -> Modality:
     codec = _codec(row["codec"], folder, registry, allow_hub=allow_hub)
+    registry.find(row["process"]["class"], ForwardProcess)
     return Modality(codec, build(row["process"], registry), row["weight"])
 
 
@@ -279,7 +336,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         check_real(path)
         state = load_file(path)
         wanted = _sums(path)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ModelDirectoryError(f"cannot read the weights {path}: {error}") from error
     if wanted and wanted[0] != (found := _hash(state)):
         raise ModelDirectoryError(

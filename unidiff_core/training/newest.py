@@ -78,14 +78,19 @@ def verify(path: str | Path, model: nn.Module, *, needed: Iterable[str] = NEEDED
 
 def _content(path: str | Path, needed: Iterable[str]) -> dict[str, Tensor]:
     try:
-        if not is_sealed(Path(path)):
-            with zipfile.ZipFile(path) as archive:
-                if name := archive.testzip():
-                    raise ValueError(f"the checksum of {name} does not fit")
+        sealed = is_sealed(Path(path))
+        with zipfile.ZipFile(path) as archive:
+            if any(row.compress_type != zipfile.ZIP_STORED for row in archive.infolist()):
+                raise ValueError("it is compressed, which torch does not write")
+            if not sealed and (name := archive.testzip()):
+                raise ValueError(f"the checksum of {name} does not fit")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if lacking := [name for name in needed if name not in checkpoint]:
             raise ValueError(f"it has no {', '.join(lacking)}")
-        return dict(checkpoint["state_dict"])
+        state = dict(checkpoint["state_dict"])
+        if foreign := [str(name) for name, value in state.items() if not isinstance(value, Tensor)]:
+            raise ValueError(f"{foreign[0]} is no tensor")
+        return state
     except Exception as error:  # torch and zipfile name a dozen kinds of damage
         raise DamagedError(
             f"{path} is not a checkpoint that can be read safely and to its end ({type(error).__name__}: "
