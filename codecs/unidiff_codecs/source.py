@@ -91,8 +91,8 @@ class FolderSource(PairSource):
     An image's caption is in the text file of the same name (``cat.jpg``, ``cat.txt``), or in a ``metadata.jsonl`` or
     ``metadata.csv`` of its folder, as Hugging Face's imagefolder has it: a line ``{"file_name": "cat.jpg", "text": "a
     cat"}`` each, other fields being kept as labels. Of several captions (a list, or several lines of one image) the
-    first is the caption, and the labels keep all. Links within the folder are followed, one that leads out of it is an
-    error; what is hidden is left out.
+    first is the caption, and the labels keep all. Links are followed, those to folders elsewhere with a warning; one
+    to a file elsewhere is an error. What is hidden is left out.
 
     Args:
         folder: of the files.
@@ -345,17 +345,20 @@ def _walk(folder: Path, root: Path, above: set[Path]) -> Iterator[Path]:
     """All files of a folder and its subfolders that are not hidden; links are followed, but not in a circle.
 
     Raises:
-        ValueError: if a link leads out of `root`; names it.
+        ValueError: if a link leads to a file out of `root`; names it.
     """
     above = above | {folder.resolve()}
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if path.is_symlink() and root not in [(target := path.resolve()), *target.parents]:
-            raise ValueError(
-                f"{path} is a link out of the folder, to {target}: whoever made it would have that file among the "
-                "samples. Put a copy there if you want it"
-            )
+            if not path.is_dir():
+                raise ValueError(
+                    f"{path} is a link out of the folder, to {target}: whoever made it would have that file among the "
+                    "samples. Put a copy there if you want it, or link the folder that it is in"
+                )
+            if path.resolve() not in above:
+                warnings.warn(f"{path} leads to {target}: what is there is among the samples", stacklevel=2)
         if path.is_file():
             yield path
         elif path.is_dir() and path.resolve() not in above:

@@ -57,9 +57,18 @@ def test_a_linked_subfolder_is_read_and_a_circle_is_not(tmp_path):
     cases.with_texts(tmp_path / "folder/batch1")
     (tmp_path / "folder/batch2").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "folder/batch1/up").symlink_to(tmp_path / "folder", target_is_directory=True)
-    found = samples(FolderSource(str(tmp_path / "folder")))
+    with pytest.warns(UserWarning, match="batch2 leads to .*elsewhere: what is there is among the samples"):
+        found = samples(FolderSource(str(tmp_path / "folder")))
     assert sorted(found) == [f"batch{i}/{j}_png" for i in (1, 2) for j in range(3)]
     assert found["batch2/1_png"]["txt"] == b"a blue 1"
+
+
+def test_a_link_to_a_file_elsewhere_is_no_sample(tmp_path):
+    cases.with_texts(tmp_path / "elsewhere", "blue")
+    cases.with_texts(tmp_path / "folder")
+    (tmp_path / "folder/own.png").symlink_to(next((tmp_path / "elsewhere").glob("*.png")))
+    with pytest.raises(ValueError, match=r"own\.png is a link out of the folder, to .*Put a copy there"):
+        samples(FolderSource(str(tmp_path / "folder")))
 
 
 def parquet(path, captions):

@@ -29,6 +29,8 @@ def small(name, clip, text_decoder):
         "digits/text_decoder": {"clip": clip, "gpt": GPT},
         "digits/finetune_text_decoder": {"clip": clip, "pretrained": text_decoder},
         "digits_audio/autoencoder": {},
+        "emoji/autoencoder": {},
+        "emoji/line_autoencoder": {},
         "image_text/autoencoder": {"pretrained": None, "channels": [4, 8], "latent_channels": 2},
         "image_text/text_decoder": {"clip": clip, "gpt": GPT, "width": 4},
     }[name]
@@ -42,6 +44,7 @@ def members(tmp_path_factory):
     images = [png(picture(i)) for i in range(16)]
     rows = [
         {"__key__": f"{i:04d}", "png": image, "jpg": image, "txt": CAPTIONS[i].encode(), "wav": sound}
+        | {"picture.png": image, "line.png": image}
         for i, image in enumerate(images)
     ]
     write_shards(folder, rows)

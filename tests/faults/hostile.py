@@ -518,7 +518,6 @@ PAYLOADS: dict[str, dict[str, Act]] = {
     "folder to fine-tune on": {
         "caption": _linked("a.txt", "../elsewhere/secret.txt"),
         "picture": _linked("b.png", "../elsewhere/secret.png"),
-        "folder": _linked("more", "../elsewhere"),
         "metadata": _linked("metadata.jsonl", "../elsewhere/secret.txt"),
         "device": _linked("b.png", "/dev/zero"),
         "circle": _linked("b", "."),
