@@ -166,7 +166,7 @@ def _full_disk(draw: int, folder: Path) -> Outcome:
     """No file grows beyond some bytes: the run ends with a sentence, what was written before is whole."""
     training.prepare(folder)
     training.train(folder, "--trainer.max_steps=3")
-    limit = 20_000 + draw % 200_000  # less than a checkpoint, more than what a run says
+    limit = 5_000 + draw % 200_000  # less than a checkpoint, more than what a run says
 
     def fill() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -36,6 +36,9 @@ def beside(path: Path) -> Iterator[Path]:
         sync(partial)
         partial.replace(path)
         sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say for which file
+        raise
     finally:
         with suppress(OSError):  # a disk that fails says so above
             partial.unlink(missing_ok=True)

@@ -34,7 +34,12 @@ class SealedCheckpoints(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside(path) as partial, partial.open("w+b") as stream:
-            torch.save(checkpoint, stream)
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:  # torch ends an archive that the disk refused, and hides why it did
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             _seal(stream)
             stream.flush()
 
