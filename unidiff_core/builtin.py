@@ -6,9 +6,16 @@ from unidiff_core.codec.label import LabelCodec
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.module import OrderedData
 from unidiff_core.data.samples import RawSamples, SourceSamples, StoredSamples
+from unidiff_core.evaluation.copies import Copies
+from unidiff_core.evaluation.features import JudgeFeatures, LatentFeatures
+from unidiff_core.evaluation.frechet import Frechet
+from unidiff_core.evaluation.frequencies import Frequencies
+from unidiff_core.evaluation.kernel import Kernel
 from unidiff_core.evaluation.labels import LabelMetric
+from unidiff_core.evaluation.manifold import Manifold
 from unidiff_core.evaluation.nearness import Nearness
 from unidiff_core.evaluation.torch_metric import TorchMetric
+from unidiff_core.evaluation.variety import Variety
 from unidiff_core.foundation.plugin import hookimpl
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.network.lora import LoRA
@@ -67,7 +74,8 @@ TRAINING = (
     FSDP2,
 )
 DATA = (OrderedData, StoredSamples, RawSamples, SourceSamples, Filter)
-EVALUATION = (LabelMetric, Nearness, TorchMetric)
+METRICS = (LabelMetric, Frequencies, Frechet, Kernel, Manifold, Variety, Copies, Nearness, TorchMetric)
+EVALUATION = (*METRICS, JudgeFeatures, LatentFeatures)
 CODECS = (LabelCodec,)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+    from unidiff_core.evaluation.features import Features
     from unidiff_core.evaluation.judge import Judge
+    from unidiff_core.evaluation.kept import Kept
     from unidiff_core.evaluation.metric import Metric
     from unidiff_core.evaluation.run import Evaluation, Sampler, Settings
 
@@ -21,10 +24,22 @@ DESCRIPTION = """Draw samples of several queries, judge them against the test da
 examples:
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml --num 100 --steps 10
+  unidiffuser evaluate runs/mine --queries all --train runs/mine/shards/train --test runs/mine/shards/test
+  unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml --part validation --sweep guidance=0,2,4 --out sweep
 
-The last line counts the criteria that are met; one that was not measured is not. The exit code is 0 even if some are
-missed, or with --strict 1.
+Without --judge and --metrics, quality, variety and copies are measured in the latents of the model's own codecs.
+Samples are kept in draws/ beside the results: killed and called again, it draws only what is missing.
+
+The last line counts the criteria that are met; one within noise, or not measured, is not. The exit code is 0 even if
+some are missed, or with --strict 1.
 """
+DRAWS = "draws"
+MARKS = {
+    "met": "[green]✓[/] ",
+    "within noise": "[yellow]≈ within noise of[/] ",
+    "missed": "[bold red]✗[/] ",
+    "not measured": "[bold red]✗[/] ",
+}
 RESULT = "evaluation.json"
 REPORT = "report.html"
 
@@ -36,25 +51,68 @@ def run(argv: Sequence[str]) -> None:
         ValueError: if the directory, the settings or the shards do not fit; says why.
     """
     from unidiff_core.cli.option import check_device
+    from unidiff_core.evaluation.features import LatentFeatures
+    from unidiff_core.evaluation.kept import Kept
     from unidiff_core.evaluation.run import Settings
 
     parser = _parser()
-    config = parser.instantiate_classes(parser.parse_args(list(argv)))
+    words = _with_sweeps(argv)
+    asks_all = [i for i in range(len(words)) if words[i] == "--queries=all" or words[i : i + 2] == ["--queries", "all"]]
+    for i in asks_all:
+        words[i : i + 1 + (words[i] == "--queries")] = ["--queries={}"]
+    config = parser.instantiate_classes(parser.parse_args(words))
+    directory = Path(config.directory)
+    if asks_all:
+        config.queries = _all_of(directory)
     settings = Settings(**{field.name: config[field.name] for field in fields(Settings) if field.name in config})
     if config.num is not None:
         settings = replace(settings, queries={k: replace(q, num=config.num) for k, q in settings.queries.items()})
     settings.check()
-    metrics = [*_metrics_of(config.judge), *config.metrics]
-    if not metrics:
-        raise ValueError("nothing to measure: give --judge, or --metrics")
-    directory = Path(config.directory)
+    metrics = [*_metrics_of(config.judge), *config.metrics] or in_features(LatentFeatures())
     model = _load(directory, config.weights, check_device(config.device), allow_hub=config.allow_hub)
     out = Path(config.out or directory)
     out.mkdir(parents=True, exist_ok=True)
-    evaluation = _evaluate(model, metrics, settings)
+    kept = Kept(out / DRAWS, _fingerprint(directory, config.weights))
+    evaluation = _evaluate(model, metrics, settings, kept)
     write(out, model, evaluation)
     if config.strict and not evaluation.is_passed:
         sys.exit(1)
+
+
+def _with_sweeps(argv: Sequence[str]) -> list[str]:
+    """``--sweep guidance=0,2`` as the parser wants it, ``--sweep.guidance=[0,2]``."""
+    words, rest = [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        given = rest.pop(0) if word == "--sweep" and rest else word.removeprefix("--sweep=")
+        if word == "--sweep" or given != word:
+            option, sign, values = given.partition("=")
+            if not sign or not values:
+                raise ValueError(f"--sweep={given}: give an option of sampling and its values, --sweep guidance=0,2,4")
+            word = f"--sweep.{option}=[{values}]"
+        words.append(word)
+    return words
+
+
+def _all_of(directory: Path) -> dict[str, Any]:
+    """Every query over a model directory's modalities, which are counted on stderr."""
+    from unidiff_core.evaluation.run import Query, all_queries
+    from unidiff_core.serialization.model_directory import read_description
+
+    _check_directory(directory)
+    names = list(read_description(directory).modalities)
+    queries = all_queries(names, Query().num)
+    print(f"{len(queries)} queries over {', '.join(names)}: {'; '.join(queries)}", file=sys.stderr, flush=True)
+    return queries
+
+
+def _fingerprint(directory: Path, weights: str) -> str:
+    """What identifies a model: a hash of its description and of all of its weights."""
+    digest = hashlib.sha256(weights.encode())
+    for path in sorted([directory / "config.yaml", *directory.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
@@ -87,7 +145,7 @@ def _parser() -> ArgumentParser:
         "--judge",
         type=Judge | None,
         default=None,
-        help="Who reads labels off the samples: the metrics LabelMetric and Nearness with this judge.",
+        help="Who reads labels off the samples: every metric of labels, and those of features in this judge's.",
     )
     parser.add_argument(
         "--metrics",
@@ -108,20 +166,36 @@ def _parser() -> ArgumentParser:
 def _load(directory: Path, weights: Literal["ema", "model"], device: str, *, allow_hub: bool) -> Sampler:
     from unidiff_core import UniDiffuser
 
-    if not directory.is_dir():
-        raise ValueError(f"no such model directory: {directory}. Train one with `unidiffuser fit`")
+    _check_directory(directory)
     model: Sampler = UniDiffuser.from_pretrained(directory, weights=weights, allow_hub=allow_hub).to(device)
     return model
 
 
+def _check_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        raise ValueError(f"no such model directory: {directory}. Train one with `unidiffuser fit`")
+
+
 def _metrics_of(judge: Judge | None) -> list[Metric]:
+    from unidiff_core.evaluation.features import JudgeFeatures
+    from unidiff_core.evaluation.frequencies import Frequencies
     from unidiff_core.evaluation.labels import LabelMetric
-    from unidiff_core.evaluation.nearness import Nearness
 
-    return [] if judge is None else [LabelMetric(judge), Nearness(judge)]
+    return [] if judge is None else [LabelMetric(judge), Frequencies(judge), *in_features(JudgeFeatures(judge), judge)]
 
 
-def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings) -> Evaluation:
+def in_features(features: Features, judge: Judge | None = None) -> list[Metric]:
+    """Every metric that needs features alone: quality, variety and copies."""
+    from unidiff_core.evaluation.copies import Copies
+    from unidiff_core.evaluation.frechet import Frechet
+    from unidiff_core.evaluation.kernel import Kernel
+    from unidiff_core.evaluation.manifold import Manifold
+    from unidiff_core.evaluation.variety import Variety
+
+    return [Frechet(features), Kernel(features), Manifold(features), Variety(features, judge), Copies(features)]
+
+
+def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings, kept: Kept) -> Evaluation:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -136,28 +210,30 @@ def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings) -> 
     from unidiff_core.foundation.progress import Lines, has_terminal
     from unidiff_core.sampling.spec import TimestepSpec
 
-    for name, query in settings.queries.items():
-        spec = TimestepSpec.parse(name, model.modalities)
-        print(cost(spec, query.options(settings), model.modalities, query.num), file=sys.stderr, flush=True)
+    runs = settings.runs(model)
+    nums = {run.title: run.query.num for run in runs}
+    for run in runs:
+        spec = TimestepSpec.parse(run.name, model.modalities)
+        said = cost(spec, run.query.options(settings), model.modalities, run.query.num)
+        print(f"{run.option} {run.value}, {said}" if run.option else said, file=sys.stderr, flush=True)
     if not has_terminal():
         lines: dict[str, Lines] = {}
 
         def tell(name: str, done: float) -> None:
-            lines.setdefault(name, Lines(f"evaluate {name}", settings.queries[name].num))(done)
+            lines.setdefault(name, Lines(f"evaluate {name}", nums[name]))(done)
 
-        return evaluate(model, metrics, settings, tell)
+        return evaluate(model, metrics, settings, tell, kept=kept)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     )  # fmt: skip
     with Progress(*columns) as progress:
-        rows = settings.queries.items()
-        bars = {name: progress.add_task(name, total=query.num, start=False) for name, query in rows}
+        bars = {name: progress.add_task(name, total=num, start=False) for name, num in nums.items()}
 
         def advance(name: str, done: float) -> None:
             progress.start_task(bars[name])
             progress.update(bars[name], completed=int(done))
 
-        return evaluate(model, metrics, settings, advance)
+        return evaluate(model, metrics, settings, advance, kept=kept)
 
 
 def _print_table(evaluation: Evaluation) -> None:
@@ -167,15 +243,17 @@ def _print_table(evaluation: Evaluation) -> None:
 
     from unidiff_core.evaluation.report import table_rows, unmeasured
 
-    table = Table("query", Column("metric", no_wrap=True), "value", "95 % interval", "n", "criterion")
+    table = Table("query", Column("metric", no_wrap=True), "value", "95 % interval", "null", "n", "criterion")
     last = None
     for row in table_rows(evaluation):
         if last not in (None, row.subject):
             table.add_section()
-        mark = "" if row.is_met is None else "[green]✓[/] " if row.is_met else "[bold red]✗[/] "
+        mark = MARKS[row.verdict] if row.verdict else ""
         subject = escape(row.subject) if row.subject != last else ""
         number = f"{row.estimate.value:.3f}"
-        table.add_row(subject, row.metric, number, row.interval, str(row.estimate.n), mark + escape(row.criterion))
+        table.add_row(
+            subject, row.metric, number, row.interval, row.null, str(row.estimate.n), mark + escape(row.criterion)
+        )
         last = row.subject
     console = Console()
     console.print(table)
@@ -185,7 +263,7 @@ def _print_table(evaluation: Evaluation) -> None:
 
 def _print_verdict(evaluation: Evaluation) -> None:
     """The last line, which a log's tail shows."""
-    rules = evaluation.settings.criteria
-    if rules:
-        met = sum(rule.is_met(evaluation.queries[rule.query]) for rule in rules)
-        print(f"{met} of {len(rules)} criteria met")
+    from unidiff_core.evaluation.report import counted
+
+    if evaluation.settings.criteria:
+        print(counted(evaluation))

@@ -29,6 +29,7 @@ KINDS = {
     "backbones": ("unidiff_core.network.backbone", "Backbone"),
     "trainings": ("unidiff_core.codec.training", "CodecTraining"),
     "metrics": ("unidiff_core.evaluation.metric", "Metric"),
+    "features": ("unidiff_core.evaluation.features", "Features"),
     "judges": ("unidiff_core.evaluation.judge", "Judge"),
     "converters": ("unidiff_core.serialization.converter", "Converter"),
     "others": ("builtins", "object"),

@@ -13,22 +13,29 @@ from unidiff_core.evaluation.metric import Samples
 
 Readings = dict[str, list[str | None]]
 """Label → what each sample shows."""
+NUM_KEPT = 12
+"""Lists of samples whose readings are kept."""
 
 
 class Judge(ABC):
     """Classifiers and parsers trained on real training data.
 
-    A label is a string, or None where a sample does not say (a caption that names no background) or cannot be read.
+    A label is a string, or None where a sample does not say (a caption that names no background) or cannot be read: a
+    good judge says None of what is none of its classes, too, and calibrates that on samples that it was not trained on.
     """
 
     labels: tuple[str, ...]
     """Names of the labels that it reads, ``("digit", "colour")``."""
+    unrecorded: tuple[str, ...] = ()
+    """Labels besides, that `read` gives and the data does not record: how a thing is said, apart from what. Nothing is
+    right or wrong about them; their frequencies are compared with the data's. A modality may leave them out."""
     modalities: tuple[str, ...]
     """Names of the modalities that it can read."""
     well_formed_name: str = "well_formed"
     """What tables call the share of samples that are `well_formed`."""
 
     _fitted_on: Samples | None = None
+    _kept: tuple[tuple[Sequence[Raw], str, Readings], ...] = ()
 
     def fit_on(self, train: Samples) -> None:
         """`fit` every modality that real training samples have, once, however many metrics share this judge."""
@@ -37,6 +44,16 @@ class Judge(ABC):
                 having = train.having(name)
                 self.fit(name, having.raws[name], having.labels)
             self._fitted_on = train
+            self._kept = ()
+
+    def readings(self, modality: str, raws: Sequence[Raw]) -> Readings:
+        """`read`, once for the same list of samples, however many metrics share this judge."""
+        for known, name, readings in self._kept:
+            if known is raws and name == modality:
+                return readings
+        readings = self.read(modality, raws)
+        self._kept = (*self._kept[-NUM_KEPT:], (raws, modality, readings))
+        return readings
 
     @abstractmethod
     def fit(self, modality: str, raws: Sequence[Raw], labels: dict[str, list[str]]) -> None:
@@ -51,5 +68,13 @@ class Judge(ABC):
         return None
 
     def features(self, modality: str, raws: Sequence[Raw]) -> Shaped[np.ndarray, "n d"] | None:
-        """Features in which distance means likeness, for the nearest-training-sample check; or None."""
+        """Features in which distance means likeness; or None, and nothing is said of quality, variety and copies."""
         return None
+
+    def variants(self, modality: str, raws: Sequence[Raw]) -> Shaped[np.ndarray, "n v d"] | None:
+        """Features of each sample under the small changes behind which a copy may hide: a shift, a turn.
+
+        The first is the sample as it is, which is all there is by default. None where there are no features.
+        """
+        features = self.features(modality, raws)
+        return None if features is None else features[:, None]

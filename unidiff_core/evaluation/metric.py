@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from jaxtyping import Bool
 
 from unidiff_core.codec.codec import Codec, Raw
 from unidiff_core.data.salvage import read_shards
-from unidiff_core.evaluation.estimate import Estimate, share
+from unidiff_core.evaluation.estimate import Estimate, clustered_share
 
 Raws = dict[str, list[Raw]]
 
@@ -27,15 +29,43 @@ class Samples:
     """Modality → samples; None where a sample lacks the modality."""
     labels: dict[str, list[str]]
     """Label name → what the data records of each sample."""
+    sources: list[str] = field(default_factory=list)
+    """What each sample was made from, the scan of several renderings, say; empty if each is its own."""
 
     def __len__(self) -> int:
         return len(next(iter(self.raws.values()), []))
 
+    def rows(self, rows: Iterable[int]) -> Samples:
+        """Some of them, by index."""
+        chosen = list(rows)
+        raws = {name: [values[i] for i in chosen] for name, values in self.raws.items()}
+        labels = {label: [values[i] for i in chosen] for label, values in self.labels.items()}
+        return Samples(raws, labels, [self.sources[i] for i in chosen] if self.sources else [])
+
     def having(self, modality: str) -> Samples:
-        """Those that do not lack a modality."""
-        rows = [i for i, raw in enumerate(self.raws[modality]) if raw is not None]
-        raws = {name: [values[i] for i in rows] for name, values in self.raws.items()}
-        return Samples(raws, {label: [values[i] for i in rows] for label, values in self.labels.items()})
+        """Those that do not lack a modality; the same object at each call."""
+        return self._kept(
+            modality, lambda: self.rows(i for i, raw in enumerate(self.raws[modality]) if raw is not None)
+        )
+
+    def distinct(self, modality: str) -> Samples:
+        """One sample of each source, of those that do not lack a modality; the same object at each call."""
+
+        def chosen() -> Samples:
+            having = self.having(modality)
+            first = {source: i for i, source in reversed(list(enumerate(having.sources)))}
+            return having.rows(sorted(first.values())) if first else having
+
+        return self._kept(("distinct", modality), chosen)
+
+    def _kept(self, key: Hashable, make: Callable[[], Samples]) -> Samples:
+        if key not in self._views:
+            self._views[key] = make()
+        return self._views[key]
+
+    @cached_property
+    def _views(self) -> dict[Hashable, Samples]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -48,13 +78,27 @@ class Hits:
 
     @property
     def estimate(self) -> Estimate | None:
-        """Share of hits among what counts; None if nothing counts."""
-        n = int(self.counts.sum())
-        return share(int((self.counts & self.is_hit).sum()), n) if n else None
+        """Share of hits among what counts, of independent samples; None if nothing counts."""
+        return self.estimate_of(())
+
+    def estimate_of(self, sources: Sequence[Hashable]) -> Estimate | None:
+        """Share of hits among what counts; None if nothing counts.
+
+        Args:
+            sources: of each sample, as samples of one source are not independent; none if they are.
+        """
+        if not self.counts.any():
+            return None
+        clusters = [source for source, counts in zip(sources, self.counts, strict=True) if counts] if sources else None
+        return clustered_share(self.is_hit[self.counts], clusters)
 
 
 def load_samples(
-    folder: str | Path, codecs: Mapping[str, Codec], *, missing: Literal["error", "keep"] = "error"
+    folder: str | Path,
+    codecs: Mapping[str, Codec],
+    *,
+    missing: Literal["error", "keep"] = "error",
+    source: str | None = None,
 ) -> Samples:
     """All raw samples of a folder of shards: a member ``<modality>.<extension>`` or ``<extension>``, and ``json``.
 
@@ -62,14 +106,19 @@ def load_samples(
         folder: of the shards.
         codecs: modality → what reads its members.
         missing: whether a sample may lack a modality.
+        source: a regular expression whose first group, or all of it, finds in a sample's key what it was made from.
 
     Raises:
-        ValueError: if a member is missing or unreadable, and names the sample; or if every sample lacks a modality.
+        ValueError: if a member is missing or unreadable, or a key names no source, and names the sample; or if every
+            sample lacks a modality.
     """
     raws: Raws = {name: [] for name in codecs}
     rows: list[dict[str, Any]] = []
+    sources: list[str] = []
     for sample in read_shards(folder):
         key: Any = sample["__key__"]
+        if source is not None:
+            sources.append(_source_of(str(key), source))
         for name, codec in codecs.items():
             member = next((m for m in (f"{name}.{codec.extension}", codec.extension) if m in sample), None)
             if member is None and missing == "error":
@@ -80,7 +129,14 @@ def load_samples(
         if all(value is None for value in values):
             raise ValueError(f"no sample of {folder} has a member {codecs[name].extension!r} for {name!r}")
     labels = set.intersection(*({*row} for row in rows)) if rows else set()
-    return Samples(raws, {label: [str(row[label]) for row in rows] for label in sorted(labels)})
+    return Samples(raws, {label: [str(row[label]) for row in rows] for label in sorted(labels)}, sources)
+
+
+def _source_of(key: str, pattern: str) -> str:
+    found = re.search(pattern, key)
+    if not found:
+        raise ValueError(f"the pattern of sources, {pattern!r}, finds nothing in the key {key!r} of a sample")
+    return found[found.re.groups and 1] or ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +147,10 @@ class Reference:
     """What the model was trained on; some may lack a modality."""
     test: Samples
     """What it was not, complete. Givens are taken from it."""
+    reconstruct: Callable[[str, Sequence[Raw]], list[Raw]] | None = None
+    """(modality, samples) → the same as the model's codec gives them back; None if there is no model."""
+    encode: Callable[[str, Sequence[Raw]], np.ndarray] | None = None
+    """(modality, samples) → the codec's latents ``[n, d]``; None if there is no model."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +161,11 @@ class Drawn:
     solved: Raws
     known: dict[str, list[str]]
     """Label → what is known of each given; meaningless where nothing is given."""
+    sources: list[str] = field(default_factory=list)
+    """What each sample's givens were made from; empty where samples are independent."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.solved.values()), []))
 
 
 @dataclass(frozen=True)
@@ -137,9 +202,9 @@ class Metric(ABC):
         return {}
 
 
-def estimates_of(hits: Mapping[str, Hits]) -> dict[str, Estimate]:
+def estimates_of(hits: Mapping[str, Hits], sources: Sequence[Hashable] = ()) -> dict[str, Estimate]:
     """The shares that are estimates: of samples that count."""
-    return {name: estimate for name, hit in hits.items() if (estimate := hit.estimate) is not None}
+    return {name: estimate for name, hit in hits.items() if (estimate := hit.estimate_of(sources)) is not None}
 
 
 def prefixed(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

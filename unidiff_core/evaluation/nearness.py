@@ -61,10 +61,14 @@ def nearest_distances(
     features: Shaped[np.ndarray, "n d"], references: Shaped[np.ndarray, "m d"], *, chunk: int = 256
 ) -> Float64[np.ndarray, " n"]:
     """Euclidean distance of each row of `features` to the nearest row of `references`."""
+    parts = [features[i : i + chunk] for i in range(0, len(features), chunk)]
+    return np.sqrt(np.concatenate([squared_distances(part, references).min(axis=1) for part in parts]))
+
+
+def squared_distances(
+    features: Shaped[np.ndarray, "n d"], references: Shaped[np.ndarray, "m d"]
+) -> Float64[np.ndarray, "n m"]:
+    """Squared Euclidean distance of each row of `features` to each of `references`."""
     features, references = features.astype(np.float64), references.astype(np.float64)
     norms = (references**2).sum(axis=1)
-    squares = [
-        ((part**2).sum(axis=1)[:, None] + norms - 2 * part @ references.T).min(axis=1)
-        for part in (features[i : i + chunk] for i in range(0, len(features), chunk))
-    ]
-    return np.sqrt(np.maximum(np.concatenate(squares), 0.0))
+    return np.maximum((features**2).sum(axis=1)[:, None] + norms - 2 * features @ references.T, 0.0)

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 
 from unidiff_core.codec.codec import Codec
+from unidiff_core.evaluation.criterion import Verdict
+from unidiff_core.evaluation.curves import curves
 from unidiff_core.evaluation.estimate import Estimate
 from unidiff_core.evaluation.run import Evaluation, Example
 from unidiff_core.foundation.atomic import write_text
@@ -33,8 +35,16 @@ figure { margin: 1rem 0 } figure img { max-width: 100%; image-rendering: pixelat
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap }
 th { font-weight: 600; font-size: .85rem; color: var(--dim) } td.number { text-align: right }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .6rem }
+.curves svg { width: 100%; border: 1px solid var(--line); border-radius: .4rem; font: 10px system-ui, sans-serif;
+  fill: none; stroke: currentColor }
+.curves text { fill: currentColor; stroke: none } .curves .name { font-weight: 600 }
+.curves line { stroke: var(--dim) } .curves circle { fill: currentColor }
 .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 } code { font-size: .95em }
 """
+
+MARKS: dict[Verdict, str] = {"met": "✓", "within noise": "≈ within noise of", "missed": "✗", "not measured": "✗"}
+STYLES: dict[Verdict, str] = {"met": "good", "within noise": "dim", "missed": "bad", "not measured": "bad"}
 
 
 @dataclass(frozen=True)
@@ -46,20 +56,28 @@ class Row:
     metric: str
     estimate: Estimate
     criterion: str = ""
-    is_met: bool | None = None
-    """None without a criterion."""
+    verdict: Verdict | None = None
+    """The worst of its criteria's; None without a criterion."""
 
     @property
     def interval(self) -> str:
         """Ends of the 95 % interval."""
         return self.estimate.interval
 
+    @property
+    def null(self) -> str:
+        """What as many real samples would give, where that is stated."""
+        return "" if self.estimate.null is None else f"{self.estimate.null:.3f}"
+
 
 def table_rows(evaluation: Evaluation) -> Iterator[Row]:
-    """Every metric of every query with its criterion, then the judges' accuracies on real test samples."""
+    """Every metric of every query with its criterion, then what real test samples have, and the judges' accuracies."""
     for query, metrics in evaluation.queries.items():
         for metric, estimate in metrics.items():
             yield _row(evaluation, query, metric, estimate)
+    for title, metrics in evaluation.controls.items():
+        for metric, estimate in metrics.items():
+            yield Row(title, metric, estimate)
     for modality, labels in evaluation.judges.items():
         for label, estimate in labels.items():
             yield Row(f"judge of {modality}", label, estimate)
@@ -69,8 +87,16 @@ def _row(evaluation: Evaluation, query: str, metric: str, estimate: Estimate) ->
     mine = [rule for rule in evaluation.settings.criteria if (rule.query, rule.metric) == (query, metric)]
     if not mine:
         return Row(query, metric, estimate)
-    is_met = all(rule.is_met(evaluation.queries[query]) for rule in mine)
-    return Row(query, metric, estimate, ", ".join(rule.bounds for rule in mine), is_met)
+    verdicts = [rule.verdict(evaluation.queries[query]) for rule in mine]
+    worst = max(verdicts, key=("met", "within noise", "missed", "not measured").index)
+    return Row(query, metric, estimate, ", ".join(rule.bounds for rule in mine), worst)
+
+
+def counted(evaluation: Evaluation) -> str:
+    """How many criteria are met, and how many are within noise: their interval holds the bound."""
+    verdicts = [rule.verdict(evaluation.queries[rule.query]) for rule in evaluation.settings.criteria]
+    noisy = verdicts.count("within noise")
+    return f"{verdicts.count('met')} of {len(verdicts)} criteria met" + (f", {noisy} within noise" if noisy else "")
 
 
 def unmeasured(evaluation: Evaluation) -> list[str]:
@@ -105,6 +131,7 @@ def write_report(
         *(_gallery(query, examples, codecs) for query, examples in evaluation.examples.items()),
         *map(_figure, pictures),
         _table(evaluation),
+        *curves(evaluation.sweeps),
         _settings(evaluation),
     ]
     write_text(path, "\n".join(parts) + "\n")
@@ -112,8 +139,7 @@ def write_report(
 
 def _summary(evaluation: Evaluation) -> str:
     rules = evaluation.settings.criteria
-    met = sum(rule.is_met(evaluation.queries[rule.query]) for rule in rules)
-    verdict = f"{met} of {len(rules)} criteria met." if rules else ""
+    verdict = f"{counted(evaluation)}." if rules else ""
     return f"<p>{verdict} Samples are not picked; a dashed frame marks what the judge calls wrong.</p>"
 
 
@@ -137,22 +163,25 @@ def _figure(path: Path) -> str:
 
 
 def _table(evaluation: Evaluation) -> str:
-    heads = "".join(f"<th>{name}</th>" for name in ("query", "metric", "value", "95 % interval", "n", "criterion"))
+    heads = "".join(
+        f"<th>{name}</th>" for name in ("query", "metric", "value", "95 % interval", "null", "n", "criterion")
+    )
     lines, last = [], None
     for row in table_rows(evaluation):
         subject = "" if row.subject == last else escape(row.subject)
         last = row.subject
         cells = f"<td>{subject}</td><td>{escape(row.metric)}</td>"
         cells += f'<td class="number">{row.estimate.value:.3f}</td><td>{row.interval}</td>'
+        cells += f'<td class="number">{row.null}</td>'
         lines.append(f'<tr>{cells}<td class="number">{row.estimate.n}</td>{_verdict(row)}</tr>')
     missing = "".join(f'<p class="bad">{escape(line)}</p>' for line in unmeasured(evaluation))
     return f'<h2>Measured</h2>{missing}<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
 
 
 def _verdict(row: Row) -> str:
-    if row.is_met is None:
+    if row.verdict is None:
         return "<td></td>"
-    return f'<td class="{"good" if row.is_met else "bad"}">{"✓" if row.is_met else "✗"} {escape(row.criterion)}</td>'
+    return f'<td class="{STYLES[row.verdict]}">{MARKS[row.verdict]} {escape(row.criterion)}</td>'
 
 
 def _settings(evaluation: Evaluation) -> str:
@@ -161,9 +190,21 @@ def _settings(evaluation: Evaluation) -> str:
     dropped = ", ignored modalities dropped" if settings.drop_ignored else ""
     others = "".join(f", {name} {value}" for name, value in settings.others.items() if name != "guidance")
     how = f"{settings.steps} steps of {settings.solver or 'the default solver'}{dropped}{others}, seed {settings.seed}"
+    part = {
+        "all": "All test samples.",
+        "test": "The test part of the test samples; settings are chosen on the validation part.",
+        "validation": "The validation part of the test samples, to choose settings by: no figures to report.",
+    }[settings.part]
     lines = (
         f"{how}, {evaluation.seconds:.0f} seconds in all.",
         f"Samples: {queries}.",
+        part,
+        *(
+            [f"Quality, variety and copies are measured in {', '.join(evaluation.features)}."]
+            if evaluation.features
+            else []
+        ),
+        "`null` is what as many real samples would give; `_floor` what the real test samples do.",
         "Judges are trained on real training samples; their rows are their accuracy on real test samples.",
     )
     return "<h2>Settings</h2>" + "".join(f'<p class="dim">{escape(line)}</p>' for line in lines)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_type_hints
 
@@ -12,8 +15,12 @@ import numpy as np
 
 from unidiff_core.codec.codec import Codec, Raw
 from unidiff_core.data.location import list_shards
+from unidiff_core.evaluation.criterion import Criterion
 from unidiff_core.evaluation.estimate import Estimate
-from unidiff_core.evaluation.metric import Drawn, Hits, Metric, Raws, Reference, Samples, load_samples
+from unidiff_core.evaluation.features import FeatureMetric
+from unidiff_core.evaluation.kept import Kept
+from unidiff_core.evaluation.metric import Drawn, Hits, Metric, Raws, Reference, Samples
+from unidiff_core.evaluation.real import Part, load_reference
 from unidiff_core.foundation.atomic import write_json
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.sampling.loop import OnStep, StepReport
@@ -22,6 +29,8 @@ from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.serialization.description import describe
 
 E = TypeVar("E")
+MOST = 50
+"""Queries, at most, that are run without being named."""
 
 
 class Sampler(Protocol):
@@ -86,38 +95,18 @@ Query.__module__ = __name__
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """What a metric of a query must reach."""
+class Run:
+    """A query as it is drawn: its own way, or with another value of one option."""
 
-    query: str
-    """The query, as it is written among the queries."""
-    metric: str
-    minus: str | None = None
-    """Another metric of the query, subtracted first: the bounds are then relative to it."""
-    at_least: float | None = None
-    at_most: float | None = None
-
-    def value(self, metrics: Mapping[str, Estimate]) -> float | None:
-        """The number that is compared, or None if it was not measured."""
-        names = [self.metric, *([self.minus] if self.minus else [])]
-        if any(name not in metrics for name in names):
-            return None
-        return metrics[self.metric].value - (metrics[self.minus].value if self.minus else 0.0)
-
-    def is_met(self, metrics: Mapping[str, Estimate]) -> bool:
-        """Whether the point estimate is within the bounds; not if it was not measured."""
-        value = self.value(metrics)
-        if value is None:
-            return False
-        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+    name: str
+    query: Any
+    option: str = ""
+    value: str = ""
 
     @property
-    def bounds(self) -> str:
-        """What the metric must be, ``≥ 0.95`` or ``≥ given_digit − 0.03``."""
-        pairs = [(sign, bound) for sign, bound in (("≥", self.at_least), ("≤", self.at_most)) if bound is not None]
-        if self.minus is None:
-            return " and ".join(f"{sign} {bound:g}" for sign, bound in pairs)
-        return " and ".join(f"{sign} {self.minus} {'−' if bound < 0 else '+'} {abs(bound):g}" for sign, bound in pairs)
+    def title(self) -> str:
+        """For a bar: the query, and what was changed."""
+        return f"{self.name} ({self.option} {self.value})" if self.option else self.name
 
 
 @dataclass(frozen=True)
@@ -129,11 +118,21 @@ class Settings(SamplingOptions):
     test: str
     """Raw test shards, likewise, whose samples are complete; the givens come from it, in order and round and round."""
     queries: dict[str, Query]
-    """Timestep spec as text → what to draw: {a | b: {num: 1000, guidance: 2.0}, ...}."""
+    """Timestep spec as text → what to draw: {a | b: {num: 1000, guidance: 2.0}, ...}. On the command line also: all."""
     criteria: list[Criterion] = field(default_factory=list)
     """What must be reached: [{query: a | b, metric: label, at_least: 0.95}, ...]."""
     num_examples: int = 24
     """Samples of each query kept for the report."""
+    sources: str | None = None
+    """A regular expression that finds in a sample's key what it was made from, ^(\\d+)- say: renderings of one scan are
+    not independent, and are neither counted nor compared as if they were. Each sample is its own if not given."""
+    part: Part = "all"
+    """Which test samples: validation, to choose settings by; test, to report what they reach; or all. A source never
+    changes sides."""
+    validation_share: float = 1 / 3
+    """Share of the test samples' sources that are the validation part."""
+    sweep: dict[str, list[Any]] = field(default_factory=dict)
+    """Options of sampling with values to try, for every query beside the queries as they are: {guidance: [0, 2]}."""
     batch_size: int = field(default=120, kw_only=True)
     """Samples drawn at once; changes no sample."""
 
@@ -152,8 +151,48 @@ class Settings(SamplingOptions):
         for name, query in self.queries.items():
             if query.num < 1:
                 raise ValueError(f"the query {name!r} has num {query.num}; it needs at least 1 sample")
+        for option in self.sweep:
+            if option not in (options := [row.name for row in _OPTIONS]):
+                raise ValueError(f"a sweep is over an option of sampling, {', '.join(options)}, not over {option!r}")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share is between 0 and 1, not {self.validation_share}")
         for folder in (self.train, self.test):
             list_shards(folder)
+
+    def query_options(self, name: str, query: Any = None) -> SamplingOptions:
+        """How to sample a query; where it states no seed, its own is a function of the settings' and its name.
+
+        One seed for all would give every query the same noise, and all of them the same luck.
+        """
+        query = query or self.queries[name]
+        options: SamplingOptions = query.options(self)
+        if query.seed is not None:
+            return options
+        text = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        return replace(options, seed=int.from_bytes(text[:4], "big") // 2)
+
+    def runs(self, model: Sampler) -> list[Run]:
+        """All that is to be drawn: each query as it is, then with each value of each sweep.
+
+        Guidance is not swept where a query has nothing to guide it by.
+        """
+
+        def takes(option: str, name: str) -> bool:
+            spec = TimestepSpec.parse(name, model.modalities)
+            return option != "guidance" or bool(spec.held) or len(spec.solved) > 1
+
+        return [Run(name, query) for name, query in self.queries.items()] + [
+            Run(
+                name,
+                replace(query, **{option: value}),
+                option,
+                f"{value:g}" if isinstance(value, float) else str(value),
+            )
+            for option, values in self.sweep.items()
+            for name, query in self.queries.items()
+            if takes(option, name)
+            for value in values
+        ]
 
     @property
     def others(self) -> dict[str, Any]:
@@ -169,17 +208,26 @@ class Settings(SamplingOptions):
             "train": self.train,
             "test": self.test,
             "queries": {
-                name: {"num": query.num} | {key: _plain(value) for key, value in (defaults | query.stated()).items()}
+                name: {"num": query.num}
+                | {key: _plain(value) for key, value in (defaults | query.stated()).items()}
+                | {"seed": self.query_options(name).seed}
                 for name, query in self.queries.items()
             },
             "criteria": [asdict(criterion) for criterion in self.criteria],
             **{name: _plain(getattr(self, name)) for name in _ALWAYS_TOLD},
             "num_examples": self.num_examples,
+            **({"sources": self.sources} if self.sources else {}),
+            **({"part": self.part, "validation_share": self.validation_share} if self.part != "all" else {}),
+            **({"sweep": {key: _plain(values) for key, values in self.sweep.items()}} if self.sweep else {}),
             **self.others,
         }
 
 
 _ALWAYS_TOLD = ("steps", "solver", "drop_ignored", "seed", "batch_size")
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:
@@ -214,6 +262,12 @@ class Evaluation:
     settings: Settings
     examples: dict[str, list[Example]] = field(default_factory=dict)
     seconds: float = 0.0
+    controls: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    """What the same metrics say of real test samples, and of what the codecs make of them: no model can be nearer."""
+    sweeps: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = field(default_factory=dict)
+    """Option → query → value as text → metrics."""
+    features: tuple[str, ...] = ()
+    """What quality, variety and copies were measured in."""
 
     @property
     def is_passed(self) -> bool:
@@ -222,13 +276,15 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as written to ``evaluation.json``."""
-        tables = {"queries": self.queries, "judges": self.judges}
-        plain = {
-            name: {row: {metric: cell.to_dict() for metric, cell in cells.items()} for row, cells in table.items()}
-            for name, table in tables.items()
+        tables = {"queries": self.queries, "judges": self.judges, "controls": self.controls}
+        sweeps = {
+            option: {query: _plain_table(table) for query, table in queries.items()}
+            for option, queries in self.sweeps.items()
         }
         return {
-            **plain,
+            **{name: _plain_table(table) for name, table in tables.items()},
+            **({"sweeps": sweeps} if sweeps else {}),
+            **({"features": list(self.features)} if self.features else {}),
             "criteria": [self._verdict(criterion) for criterion in self.settings.criteria],
             "passed": self.is_passed,
             "settings": self.settings.to_dict(),
@@ -237,15 +293,53 @@ class Evaluation:
 
     def _verdict(self, criterion: Criterion) -> dict[str, Any]:
         metrics = self.queries[criterion.query]
-        return {**asdict(criterion), "value": criterion.value(metrics), "passed": criterion.is_met(metrics)}
+        verdict = criterion.verdict(metrics)
+        return {
+            **asdict(criterion),
+            "value": criterion.value(metrics),
+            "verdict": verdict,
+            "passed": verdict == "met",
+        }
 
     def write(self, path: Path) -> None:
         """Write JSON, whole or not at all."""
         write_json(path, self.to_dict())
 
 
+def _plain_table(table: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:
+    return {row: {metric: cell.to_dict() for metric, cell in cells.items()} for row, cells in table.items()}
+
+
+def all_queries(modalities: Iterable[str], num: int, *, most: int = MOST) -> dict[str, Any]:
+    """Every marginal, conditional and joint: each modality is solved, given or ignored, and one at least is solved.
+
+    Raises:
+        ValueError: if there are more than `most`, which needs a selection.
+    """
+    names = list(modalities)
+    roles = [row for row in itertools.product("sgi", repeat=len(names)) if "s" in row]
+    if len(roles) > most:
+        raise ValueError(
+            f"{len(names)} modalities have {len(roles)} queries, more than {most}: name those that you want, "
+            f"--queries='{{{names[0]}: {{}}, \"{names[0]} | {names[1]}\": {{}}}}'"
+        )
+
+    def text(row: tuple[str, ...]) -> str:
+        sides = (", ".join(name for name, role in zip(names, row, strict=True) if role == side) for side in "sg")
+        return " | ".join(side for side in sides if side)
+
+    return {text(row): Query(num) for row in sorted(roles, key=lambda row: (row.count("s"), row.count("g")))}
+
+
 def draw(
-    model: Sampler, name: str, settings: Settings, test: Samples, advance: Callable[[float], None] = lambda done: None
+    model: Sampler,
+    name: str,
+    settings: Settings,
+    test: Samples,
+    advance: Callable[[float], None] = lambda done: None,
+    *,
+    query: Any = None,
+    kept: Kept | None = None,
 ) -> Drawn:
     """Sample one query, with givens from the test samples.
 
@@ -255,8 +349,11 @@ def draw(
         settings: seed, steps and the rest.
         test: real samples, used in order and again from the start.
         advance: called with the number of samples done so far; a sample half way counts as a half.
+        query: in place of the settings' own.
+        kept: where samples are kept, and found again.
     """
-    query = settings.queries[name]
+    query = query or settings.queries[name]
+    options = settings.query_options(name, query)
     spec = TimestepSpec.parse(name, model.modalities)
     given_names = [given for given, path in spec.paths.items() if path.needs_value]
     index = [i % len(test) for i in range(query.num)]
@@ -265,8 +362,19 @@ def draw(
     def on_step(report: StepReport) -> None:
         advance(query.num * report.step / report.steps)
 
-    solved = model.sample(name, given=given, num=query.num, options=query.options(settings), on_step=on_step)
-    return Drawn(given, solved, {label: [values[i] for i in index] for label, values in test.labels.items()})
+    def sampled() -> Raws:
+        return model.sample(name, given=given, num=query.num, options=options, on_step=on_step)
+
+    if kept is None:
+        solved = sampled()
+    else:
+        stated = {row.name: _plain(getattr(options, row.name)) for row in fields(SamplingOptions)}
+        givens = {"test": settings.test, "part": settings.part, "share": settings.validation_share} if given else {}
+        asked = {"query": name, "num": query.num, "options": stated, **givens}
+        solved = kept.draws(asked, {key: model.modalities[key].codec for key in spec.solved}, sampled)
+        advance(query.num)
+    known = {label: [values[i] for i in index] for label, values in test.labels.items()}
+    return Drawn(given, solved, known, [test.sources[i] for i in index] if given and test.sources else [])
 
 
 def _examples(drawn: Drawn, faults: Mapping[str, Hits], count: int) -> list[Example]:
@@ -287,6 +395,9 @@ def evaluate(
     metrics: Sequence[Metric],
     settings: Settings,
     advance: Callable[[str, float], None] = lambda query, done: None,
+    *,
+    kept: Kept | None = None,
+    reference: Reference | None = None,
 ) -> Evaluation:
     """Fit the metrics, draw every query, and measure it.
 
@@ -294,25 +405,57 @@ def evaluate(
         model: what to evaluate.
         metrics: in the order of the tables; fitted here, on the real samples.
         settings: what to draw, and from where the real samples come.
-        advance: called with a query and the number of its samples done so far.
+        advance: called with the title of a run and the number of its samples done so far.
+        kept: where samples are kept as they are drawn, and found by a call that goes on.
+        reference: the real samples, if they are loaded and the metrics fitted on them: one after another, many models.
 
     Raises:
         ValueError: if the settings or the shards do not fit the model or a metric, or two metrics have one name.
     """
     start = time.perf_counter()
     settings.check()
-    reference = _reference(model, settings)
-    for metric in metrics:
-        metric.fit(reference)
+    if reference is None:
+        reference = fitted(model, metrics, settings)
     result = Evaluation({}, _accuracies(metrics, reference), settings)
-    for name in settings.queries:
-        drawn = draw(model, name, settings, reference.test, lambda done, name=name: advance(name, done))  # type: ignore[misc]
+    for run in settings.runs(model):
+        told = partial(advance, run.title)
+        drawn = draw(model, run.name, settings, reference.test, told, query=run.query, kept=kept)
         rows = [metric.measure(drawn, reference) for metric in metrics]
-        result.queries[name] = _united(row.estimates for row in rows)
+        found = _united(row.estimates for row in rows)
+        if run.option:
+            result.sweeps.setdefault(run.option, {}).setdefault(run.name, {})[run.value] = found
+            continue
+        result.queries[run.name] = found
         faults = {key: hits for row in rows for key, hits in row.faults.items()}
-        result.examples[name] = _examples(drawn, faults, settings.num_examples)
+        result.examples[run.name] = _examples(drawn, faults, settings.num_examples)
+    result.controls = _controls(metrics, reference, settings, model)
+    names = [metric.features.name for metric in metrics if isinstance(metric, FeatureMetric)]
+    result.features = tuple(dict.fromkeys(names))
     result.seconds = time.perf_counter() - start
     return result
+
+
+def _controls(
+    metrics: Sequence[Metric], reference: Reference, settings: Settings, model: Sampler
+) -> dict[str, dict[str, Estimate]]:
+    """Real test samples, as they are and as the codecs give them back, by the metrics that need only features."""
+    chosen = [metric for metric in metrics if isinstance(metric, FeatureMetric) and metric.is_controlled]
+    specs = [TimestepSpec.parse(name, model.modalities) for name in settings.queries]
+    table = {}
+    for name in dict.fromkeys(name for spec in specs for name in spec.solved) if chosen else ():
+        real = reference.test.distinct(name).raws[name]
+        found = _of_real(chosen, name, real, reference)
+        if found:
+            table[f"real {name}"] = found
+        if found and reference.reconstruct:
+            again = reference.reconstruct(name, real)
+            table[f"real {name}, through its codec"] = _of_real(chosen, name, again, reference)
+    return table
+
+
+def _of_real(metrics: Sequence[Metric], name: str, raws: list[Raw], reference: Reference) -> dict[str, Estimate]:
+    rows = _united(metric.measure(Drawn({}, {name: raws}, {}), reference).estimates for metric in metrics)
+    return {key: cell for key, cell in rows.items() if not key.endswith("_floor")}
 
 
 def _accuracies(metrics: Sequence[Metric], reference: Reference) -> dict[str, dict[str, Estimate]]:
@@ -333,6 +476,14 @@ def _united(rows: Iterable[Mapping[str, E]]) -> dict[str, E]:
     return united
 
 
+def fitted(model: Sampler, metrics: Sequence[Metric], settings: Settings) -> Reference:
+    """The real samples, with the metrics fitted on them."""
+    reference = _reference(model, settings)
+    for metric in metrics:
+        metric.fit(reference)
+    return reference
+
+
 def _reference(model: Sampler, settings: Settings) -> Reference:
     """The real samples of the modalities that the queries are about; the shards need not hold the others."""
     used: set[str] = set()
@@ -342,5 +493,12 @@ def _reference(model: Sampler, settings: Settings) -> Reference:
         options.solvers_for(spec, {key: modality.process for key, modality in model.modalities.items()})
         used |= {*spec.solved, *spec.held}
     codecs: dict[str, Codec] = {name: modality.codec for name, modality in model.modalities.items() if name in used}
-    test = load_samples(settings.test, codecs)
-    return Reference(load_samples(settings.train, codecs, missing="keep"), test)
+    return load_reference(
+        model,
+        codecs,
+        settings.train,
+        settings.test,
+        source=settings.sources,
+        part=settings.part,
+        validation_share=settings.validation_share,
+    )

@@ -91,6 +91,22 @@ def test_a_caption_says_what_its_labels_say(test):
         assert reading.ground in (None, ground)
 
 
+def test_sentences_are_held_out_of_training_alone():
+    source = DigitsSource(unseen=0.1)
+    carried = {
+        split: Counter(row["txt"].decode() for row in DigitsSource(unseen=0.1).samples(split))
+        for split in source.splits
+    }
+    unseen = source.unseen_sentences()
+    assert not unseen & carried["train"].keys() and all(map(grammar.parse, unseen))
+    assert 0.06 < sum(carried["test"][sentence] for sentence in unseen) / carried["test"].total() < 0.14
+    assert carried["test"] == Counter(row["txt"].decode() for row in DigitsSource().samples("test"))
+    assert carried["train"].total() == 11496
+    assert next(DigitsSource(unseen=0.99, scans=1).samples("train"))["txt"].decode() in {
+        grammar.phrase(0, "0", ink, "grey") for ink in grammar.COLOURS
+    }
+
+
 @pytest.mark.parametrize("options", [{"scans": 0}, {"renderings_train": 0}])
 def test_bad_sizes_are_refused(options):
     with pytest.raises(ValueError, match="at least 1"):

@@ -45,15 +45,21 @@ def names_ground(phrasing: int) -> bool:
 
 
 @cache
-def _sentences() -> dict[str, Reading]:
-    """Every sentence of the language: there are only 980."""
+def _sentences() -> dict[str, tuple[Reading, int]]:
+    """Every sentence of the language, what it says and in which phrasing: there are only 980."""
     rows = product(range(len(PHRASINGS)), map(str, range(10)), COLOURS, GROUNDS)
-    return {phrase(p, d, c, g): Reading(d, c, g if names_ground(p) else None) for p, d, c, g in rows}
+    return {phrase(p, d, c, g): (Reading(d, c, g if names_ground(p) else None), p) for p, d, c, g in rows}
 
 
 def parse(sentence: str) -> Reading | None:
     """What a caption says, or None if the grammar does not produce exactly it."""
-    return _sentences().get(sentence)
+    return _sentences().get(sentence, (None, 0))[0]
+
+
+def phrasing_of(sentence: str) -> str | None:
+    """Which of the `PHRASINGS` a caption is in, or None if the grammar does not produce exactly it."""
+    found = _sentences().get(sentence)
+    return PHRASINGS[found[1]] if found else None
 
 
 class Words(NamedTuple):

@@ -1,8 +1,9 @@
-"""Reads digit, ink colour and ground off images and captions, and the digit off sounds."""
+"""Reads digit, ink colour and ground off images and captions, the phrasing off captions, and the digit off sounds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from unidiff_core import Judge, Raw
 from unidiff_digits import tone
-from unidiff_digits.grammar import parse, spot
+from unidiff_digits.grammar import parse, phrasing_of, spot
 from unidiff_digits.source import SIZE
 
 SCAN = 8
@@ -19,6 +20,13 @@ SIDE = 4
 """Columns at the left and at the right edge, which the ground fills in nearly every scan."""
 INK_SHARE = 0.05
 """Share of the pixels, those farthest from the ground, that are taken for pure ink."""
+
+HELD_OUT = 0.2
+"""Share of the training images, the last ones, off which is read how far from the others a digit may be."""
+SHIFTS = (-1, 0, 1)
+"""Pixels of 32, in both directions, by which a copy may be moved."""
+TURNS = (-10.0, -5.0, 0.0, 5.0, 10.0)
+"""Degrees by which it may be turned."""
 
 
 class Drawing(NamedTuple):
@@ -29,7 +37,7 @@ class Drawing(NamedTuple):
     ink: np.ndarray
     """Estimated colour of the ink ``[n, 3]``."""
     intensity: np.ndarray
-    """Amount of ink ``[n, 8, 8]``, 0..1."""
+    """Amount of ink ``[n, 32, 32]``, 0..1."""
     is_readable: np.ndarray
     """Whether the picture is one ink on one ground at all ``[n]``."""
 
@@ -39,9 +47,10 @@ class DigitsJudge(Judge):
 
     Images: ground and ink are estimated, the picture is turned into an intensity map at the scans' own 8×8, and a
     support-vector machine (RBF kernel) reads the digit; ink and ground are named by the nearest mean of the training
-    images' estimates. A picture that is not one ink on one ground reads as None throughout.
+    images' estimates. A picture that is not one ink on one ground reads as None throughout; one whose map is farther
+    from all training maps of the digit than a held-out image rarely is reads as no digit.
     Captions: any text that names exactly one digit (one colour, one ground) reads as that; only a sentence of the
-    grammar is well-formed.
+    grammar is well-formed, and has a "phrasing", which no data records.
     Sounds, anything with `samples` ``[n]`` and `rate`: Goertzel filters read the digit; they have no colour or ground.
 
     Args:
@@ -49,16 +58,21 @@ class DigitsJudge(Judge):
         explained: least share of the pixels' variation along the line from ground to ink of a readable picture. Real
             ones have nearly 1, noise has about 1/3.
         regularization: C of the support-vector machine.
+        typical: share of held-out images whose map is near enough to a training map of their digit.
     """
 
     labels = ("digit", "colour", "ground")
+    unrecorded = ("phrasing",)
     modalities = ("image", "text", "audio")
     well_formed_name = "grammatical"
 
-    def __init__(self, contrast: float = 60.0, explained: float = 0.7, regularization: float = 10.0) -> None:
+    def __init__(
+        self, contrast: float = 60.0, explained: float = 0.7, regularization: float = 10.0, typical: float = 0.99
+    ) -> None:
         self.contrast = contrast
         self.explained = explained
         self.regularization = regularization
+        self.typical = typical
         self._machine: Any = None
         self._means: dict[str, dict[str, np.ndarray]] = {}
 
@@ -69,7 +83,14 @@ class DigitsJudge(Judge):
         from sklearn.svm import SVC
 
         drawing = self._take_apart(raws)
-        self._machine = SVC(C=self.regularization).fit(_flat(drawing.intensity), labels["digit"])
+        maps, digits = _maps(drawing.intensity), np.array(labels["digit"])
+        self._machine = SVC(C=self.regularization).fit(maps, digits)
+        self._maps = {str(digit): maps[digits == digit] for digit in np.unique(digits)}
+        first = round((1 - HELD_OUT) * len(maps))
+        others = {digit: maps[:first][digits[:first] == digit] for digit in self._maps}
+        held_out = _distances(maps[first:], digits[first:], others)
+        known = held_out[np.isfinite(held_out)]
+        self._farthest = float(np.quantile(known, self.typical)) if len(known) else np.inf
         self._means = {
             "colour": _class_means(drawing.ink, labels["colour"]),
             "ground": _class_means(drawing.ground, labels["ground"]),
@@ -80,19 +101,24 @@ class DigitsJudge(Judge):
         self._check(modality)
         if modality == "text":
             readings = [spot(raw) for raw in raws]
-            return {label: [getattr(reading, label) for reading in readings] for label in self.labels}
+            found = {label: [getattr(reading, label) for reading in readings] for label in self.labels}
+            return {**found, "phrasing": [phrasing_of(raw) for raw in raws]}
         if modality == "audio":
             unsaid: list[str | None] = [None] * len(raws)
             return dict.fromkeys(self.labels, unsaid) | {"digit": [tone.read(raw.samples, raw.rate) for raw in raws]}
         if self._machine is None:
             raise ValueError("the judge has not seen training images yet; call fit first")
         drawing = self._take_apart(raws)
+        maps = _maps(drawing.intensity)
+        digits = self._machine.predict(maps)
+        is_typical = _distances(maps, digits, self._maps) <= self._farthest
         values = {
-            "digit": self._machine.predict(_flat(drawing.intensity)),
+            "digit": digits,
             "colour": _nearest_class(drawing.ink, self._means["colour"]),
             "ground": _nearest_class(drawing.ground, self._means["ground"]),
         }
-        return {label: _where(drawing.is_readable, values[label]) for label in self.labels}
+        seen = {label: drawing.is_readable & (is_typical | (label != "digit")) for label in self.labels}
+        return {label: _where(seen[label], values[label]) for label in self.labels}
 
     def well_formed(self, modality: str, raw: Raw) -> bool | None:
         """Whether a caption is a sentence of the grammar, word for word."""
@@ -105,7 +131,12 @@ class DigitsJudge(Judge):
         would outweigh all shape. 8×8 is the scans' own resolution: finer, the distance would measure the codec's blur.
         """
         self._check(modality)
-        return _flat(self._take_apart(raws).intensity) if modality == "image" else None
+        return _maps(self._take_apart(raws).intensity) if modality == "image" else None
+
+    def variants(self, modality: str, raws: Sequence[Raw]) -> np.ndarray | None:
+        """The same of each image as it is, and moved by up to a pixel and turned by up to 10°: ``[n, 45, 64]``."""
+        self._check(modality)
+        return _variants(self._take_apart(raws).intensity) if modality == "image" else None
 
     def _check(self, modality: str) -> None:
         if modality not in self.modalities:
@@ -124,11 +155,10 @@ class DigitsJudge(Judge):
         projection = np.einsum("npc,nc->np", offsets, direction) / np.maximum(contrast, 1e-6)[:, None]
         explained = (projection**2).sum(1) / np.maximum((lengths**2).sum(1), 1e-6)
         intensity = np.clip(projection / np.maximum(contrast, 1e-6)[:, None], 0, 1)
-        block = SIZE // SCAN
         return Drawing(
             ground=ground,
             ink=ground + direction,
-            intensity=intensity.reshape(n, SCAN, block, SCAN, block).mean(axis=(2, 4)),
+            intensity=intensity.reshape(n, SIZE, SIZE),
             is_readable=(contrast >= self.contrast) & (explained >= self.explained),
         )
 
@@ -141,8 +171,36 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=np.float32)
 
 
-def _flat(maps: np.ndarray) -> np.ndarray:
-    return maps.reshape(len(maps), -1)
+def _maps(intensity: np.ndarray) -> np.ndarray:
+    """``[..., 32, 32]`` → its means over the scan's pixels ``[..., 64]``."""
+    block, outer = SIZE // SCAN, intensity.shape[:-2]
+    return intensity.reshape(*outer, SCAN, block, SCAN, block).mean(axis=(-3, -1)).reshape(*outer, SCAN * SCAN)
+
+
+def _variants(intensity: np.ndarray) -> np.ndarray:
+    import torch
+    from torch.nn.functional import affine_grid, grid_sample
+
+    changes = sorted(product(SHIFTS, SHIFTS, TURNS), key=lambda row: sum(map(abs, row)))  # the first is none
+    angles = torch.deg2rad(torch.tensor([turn for _, _, turn in changes]))
+    moves = torch.tensor([row[:2] for row in changes]) * 2.0 / SIZE
+    turned = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], dim=1).view(-1, 2, 2)
+    grid = affine_grid(torch.cat([turned, moves[..., None]], dim=2), [len(changes), 1, SIZE, SIZE], align_corners=False)
+    images = torch.from_numpy(intensity.astype(np.float32))  # as channels: each change is of all of them alike
+    parts = [grid_sample(images[None], one[None], align_corners=False)[0].numpy() for one in grid]
+    return np.stack([_maps(part) for part in parts], axis=1)
+
+
+def _distances(maps: np.ndarray, digits: np.ndarray, known: dict[str, np.ndarray]) -> np.ndarray:
+    """Distance of each map to the nearest known one of its digit; infinite where there is none."""
+    from sklearn.neighbors import NearestNeighbors
+
+    distances = np.full(len(maps), np.inf)
+    for digit, rows in known.items():
+        if len(rows) and (digits == digit).any():
+            finder = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(rows)
+            distances[digits == digit] = finder.kneighbors(maps[digits == digit])[0][:, 0]
+    return distances
 
 
 def _class_means(values: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:

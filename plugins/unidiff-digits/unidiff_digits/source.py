@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -73,6 +74,8 @@ class DigitsSource(Source):
         inks: colours that are drawn, of `COLOURS`.
         sound: whether each sample has a dial tone too, a WAV file; it changes nothing else.
         lacks: member → share of the training samples that lack it, drawn at random: ``{wav: 0.5, txt: 0.5}``.
+        unseen: share of the sentences, drawn at random, that no training sample carries: compositions of digit, ink,
+            ground and phrasing that are new to a model when test samples name them.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class DigitsSource(Source):
         inks: Sequence[str] = USUAL,
         sound: bool = False,
         lacks: dict[str, float] | None = None,
+        unseen: float = 0.0,
     ) -> None:
         if min(renderings_train, renderings_test) < 1 or (scans is not None and scans < 1):
             raise ValueError(f"renderings and scans are at least 1, not {renderings_train}, {renderings_test}, {scans}")
@@ -91,6 +95,9 @@ class DigitsSource(Source):
             raise ValueError(f"the inks are some of {', '.join(COLOURS)}, not {', '.join(inks) or 'none'}")
         if set(lacks or {}) - {"png", "txt", "wav"} or not all(0 <= share <= 1 for share in (lacks or {}).values()):
             raise ValueError(f"lacks gives shares, from 0 to 1, of samples without png, txt or wav, not {lacks}")
+        if not 0 <= unseen < 1:
+            raise ValueError(f"unseen is a share of the sentences, from 0 to below 1, not {unseen}")
+        self.unseen = unseen
         self.inks = tuple(inks)
         self.lacks = dict(lacks or {})
         self.renderings_train = renderings_train
@@ -110,20 +117,32 @@ class DigitsSource(Source):
         rng, sounds, lots = (np.random.default_rng([self.seed, split == "test", *more]) for more in ([], [1], [2]))
         looks = _deck([(colour, ground) for colour in self.inks for ground in GROUNDS], rng)
         phrasings = _deck(range(len(PHRASINGS)), rng)
+        unseen = self.unseen_sentences() if split == "train" else frozenset()
         for index in self._indices(split):
             for rendering in range(self._renderings(split)):
                 (colour, ground), phrasing = next(looks), next(phrasings)
                 digit = str(numerals[index])
+                sentence = phrase(phrasing, digit, colour, ground)
+                while sentence in unseen:
+                    sentence = phrase(next(phrasings), digit, colour, ground)
                 members: dict[str, Any] = {
                     "__key__": f"{index:05d}-{rendering:02d}",
                     "png": _png(draw(scans[index], colour, ground)),
-                    "txt": phrase(phrasing, digit, colour, ground).encode(),
+                    "txt": sentence.encode(),
                     "json": json.dumps({"digit": digit, "colour": colour, "ground": ground}).encode(),
                 }
                 if self.sound:
                     members["wav"] = tone.wav(tone.synthesise(digit, sounds))
                 lacking = [member for member, share in self.lacks.items() if lots.random() < share]
                 yield {key: value for key, value in members.items() if split == "test" or key not in lacking}
+
+    def unseen_sentences(self) -> frozenset[str]:
+        """Sentences that no training sample carries; the first phrasing has none, so that every look can be said."""
+        rng = np.random.default_rng([self.seed, 3])
+        rows = product(range(1, len(PHRASINGS)), map(str, range(10)), COLOURS, GROUNDS)
+        sentences = sorted({phrase(*row) for row in rows})
+        lots = rng.random(len(sentences))
+        return frozenset(sentence for sentence, lot in zip(sentences, lots, strict=True) if lot < self.unseen)
 
     def _indices(self, split: str) -> range:
         total = len(load_scans()[0])

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.core.tiny import make
-from unidiff_core import Estimate, Metric
+from unidiff_core import Estimate, Metric, UniDiffuser
 from unidiff_core.cli.evaluate import _parser, run
 from unidiff_core.cli.main import main
 from unidiff_core.data.shard import write_shards
@@ -26,9 +26,9 @@ def parsed(*arguments):
 def test_the_digits_recipe_parses():
     config = parsed("-c", str(RECIPE), "--steps=7")
     assert config.steps == 7 and type(config.judge).__name__ == "DigitsJudge"
-    assert config.queries["image | text"] == Query(1080, guidance=2.0)
-    assert config.queries["image, text"] == Query(1080, guidance=3.0, solver="ddpm", steps=60)
-    assert math.isclose(config.criteria[3].at_least, -0.03)
+    assert config.queries["image | text"] == Query(693, guidance=2.0)
+    assert config.queries["image, text"] == Query(693, guidance=3.0, solver="ddpm", steps=60)
+    assert config.part == "test" and config.sources
 
 
 SHARDS = ("--train=a", "--test=b")
@@ -99,11 +99,82 @@ def test_what_each_query_costs_is_said(arguments, capsys):
     assert "evaluations of the network for" in capsys.readouterr().err
 
 
-def test_without_judge_and_metrics_there_is_nothing_to_measure(arguments, tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit:
-        main(["evaluate", *arguments[:-1], f"--out={tmp_path / 'out'}"])
-    assert exit.value.code == 2 and "nothing to measure: give --judge, or --metrics" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+@pytest.fixture
+def unjudged(tmp_path, registered):
+    """A model directory and shards without labels, as a user's own data are."""
+    for split in ("train", "test"):
+        rows = np.random.default_rng(split == "test").normal(size=(40, 2))
+        write_shards(
+            tmp_path / split,
+            [{"__key__": f"{i}", "a.num": f"{a}".encode(), "b.num": f"{b}".encode()} for i, (a, b) in enumerate(rows)],
+        )
+    make().save_pretrained(tmp_path / "model")
+    return [str(tmp_path / "model"), f"--train={tmp_path / 'train'}", f"--test={tmp_path / 'test'}", "--steps=2"]
+
+
+def test_every_query_is_measured_without_judge_and_labels(unjudged, tmp_path, capsys):
+    run([*unjudged, "--queries", "all", "--num=24", "--sweep", "steps=1,2"])
+    said = capsys.readouterr()
+    assert "5 queries over a, b: a; b; a | b; b | a; a, b" in said.err
+    found = json.loads((tmp_path / "model/evaluation.json").read_text())
+    assert set(found["queries"]) == {"a", "b", "a | b", "b | a", "a, b"} and not found["judges"]
+    names = [
+        "frechet",
+        "frechet_floor",
+        "kernel",
+        "kernel_floor",
+        "precision",
+        "density",
+        "coverage",
+        "variety",
+        "copied",
+    ]
+    assert set(names) <= set(found["queries"]["a | b"])
+    assert {f"b.{name}" for name in names} <= set(found["queries"]["a, b"])
+    assert found["features"] == ["latents of the model's codecs"]
+    assert {"real a", "real a, through its codec", "real b", "real b, through its codec"} == set(found["controls"])
+    assert {key: set(row) for key, row in found["sweeps"]["steps"].items()} == {
+        key: {"1", "2"} for key in found["queries"]
+    }
+    page = (tmp_path / "model/report.html").read_text()
+    assert page.count("<svg") >= 5 * 8 and "latents of the model&#x27;s codecs" in page
+
+
+def test_what_was_drawn_is_not_drawn_again(unjudged, tmp_path, monkeypatch):
+    arguments = [*unjudged, "--queries={a: {num: 24}, b: {num: 24}}"]
+    calls = []
+    sample = UniDiffuser.sample
+
+    def counted(self, spec, *more, **options):
+        calls.append(spec)
+        if calls == ["a", "b"]:
+            raise KeyboardInterrupt  # killed in the second query
+        return sample(self, spec, *more, **options)
+
+    monkeypatch.setattr(UniDiffuser, "sample", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(arguments)
+    assert not (tmp_path / "model/evaluation.json").exists()
+    run(arguments)
+    assert calls == ["a", "b", "b"]
+    first = json.loads((tmp_path / "model/evaluation.json").read_text())
+    run([*arguments, f"--out={tmp_path / 'again'}"])  # from nothing, elsewhere
+    again = json.loads((tmp_path / "again/evaluation.json").read_text())
+    assert again["queries"] == first["queries"] and calls[3:] == ["a", "b"]
+    run([*arguments, "--seed=1"])
+    other = make()
+    other.requires_grad_(False)
+    next(other.parameters()).add_(1.0)
+    other.save_pretrained(tmp_path / "model")
+    run(arguments)
+    assert calls[5:] == ["a", "b", "a", "b"]  # another seed, and other weights
+
+
+def test_a_sweep_needs_an_option_and_values(unjudged):
+    with pytest.raises(ValueError, match="--sweep=guidance: give an option of sampling and its values"):
+        run([*unjudged, "--queries=all", "--sweep", "guidance"])
+    with pytest.raises(ValueError, match="a sweep is over an option of sampling"):
+        run([*unjudged, "--queries=all", "--sweep=colour=1,2"])
 
 
 def test_help_shows_every_option_once_and_classes_by_name(capsys):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from unidiff_core.evaluation.frequencies import Frequencies
 from unidiff_core.evaluation.judge import Judge
 from unidiff_core.evaluation.labels import LabelMetric
 from unidiff_core.evaluation.nearness import Nearness
@@ -108,6 +109,6 @@ def members(split, count):
 
 
 def judged(model, settings, *, judge=None, advance=lambda query, done: None):
-    """What `unidiffuser evaluate --judge` measures."""
+    """What a judge's labels say, and its features of what is near."""
     judge = judge or LetterJudge()
-    return evaluate(model, [LabelMetric(judge), Nearness(judge)], settings, advance)
+    return evaluate(model, [LabelMetric(judge), Frequencies(judge), Nearness(judge)], settings, advance)

@@ -4,6 +4,7 @@ import pytest
 
 from tests.core.evaluation.letters import Channel, LetterJudge, ThreeJudge, judged
 from unidiff_core.evaluation.estimate import share
+from unidiff_core.evaluation.frequencies import Frequencies
 from unidiff_core.evaluation.labels import LabelMetric
 from unidiff_core.evaluation.metric import Drawn, Reference, Samples
 
@@ -48,12 +49,14 @@ def three():
         "bare": [letter for letter, _ in rows],
     }
     samples = Samples(raws, {"letter": [row[0] for row in rows], "mark": [row[1] for row in rows]})
-    metric, reference = LabelMetric(ThreeJudge()), Reference(samples, samples)
-    metric.fit(reference)
+    judge, reference = ThreeJudge(), Reference(samples, samples)
+    metrics = LabelMetric(judge), Frequencies(judge)
+    for metric in metrics:
+        metric.fit(reference)
 
     def measure(*drawn):
-        measured = metric.measure(Drawn(*drawn), reference)
-        return measured.estimates, measured.faults
+        labels, frequencies = (metric.measure(Drawn(*drawn), reference) for metric in metrics)
+        return labels.estimates | frequencies.estimates, labels.faults
 
     return measure
 
@@ -65,7 +68,7 @@ def test_three_solved_agree_all_together_and_in_pairs(three):
         "bare": ["a", "a", "b", "x"],
     }
     metrics, _ = three({}, solved, {})
-    values = {name: cell.value for name, cell in metrics.items() if not name.endswith("_tv")}
+    values = {name: cell.value for name, cell in metrics.items() if not name.endswith(("_tv", "_least"))}
     assert values == {
         **{"letter": 0.5, "upper+lower.letter": 0.75, "upper+bare.letter": 0.5, "lower+bare.letter": 0.75},
         **{"mark": 0.75, "upper+lower.mark": 0.75, "tidy": 1.0},  # "bare" has no mark to agree on
@@ -77,14 +80,18 @@ def test_three_solved_agree_all_together_and_in_pairs(three):
 
 def test_what_no_given_states_is_free_and_measured_as_a_distribution(three):
     metrics, _ = three({"bare": ["a", "b"]}, {"upper": ["A0!", "B0!"]}, {"letter": ["a", "b"], "mark": ["?", "?"]})
-    assert {name: cell.value for name, cell in metrics.items()} == {"letter": 1.0, "given_letter": 1.0, "mark_tv": 0.5}
+    values = {"letter": 1.0, "given_letter": 1.0, "lost_letter": 0.0, "mark_tv": 0.5, "mark_least": 0.0}
+    assert {name: cell.value for name, cell in metrics.items()} == values
 
 
 def test_several_givens_and_several_solved(three):
     known = {"letter": ["a", "b"], "mark": ["!", "?"]}
     given = {"lower": ["a0!", "b0?"], "bare": ["a", "b"]}
     metrics, faults = three(given, {"upper": ["A0!", "B0!"]}, known)
-    assert {name: cell.value for name, cell in metrics.items() if "given" not in name} == {"letter": 1.0, "mark": 0.5}
+    assert {name: cell.value for name, cell in metrics.items() if "given" not in name} == {
+        **{"letter": 1.0, "mark": 0.5},
+        **{"lost_letter": 0.0, "lost_mark": 0.5},
+    }
     assert metrics["lower.given_mark"].value == metrics["bare.given_letter"].value == 1.0 and set(faults) >= {"letter"}
     metrics, _ = three({"bare": ["a", "b"]}, {"upper": ["A0!", "C0!"], "lower": ["a0!", "b0?"]}, known)
     expected = {"upper.letter": 0.5, "lower.letter": 1.0, "letter": 0.5, "mark": 0.5}

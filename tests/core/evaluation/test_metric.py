@@ -8,6 +8,7 @@ import pytest
 from tests.core.evaluation.letters import Channel, LetterJudge, WordCodec, members
 from unidiff_core import Estimate, Metric, Registry, hookimpl
 from unidiff_core.data.shard import write_shards
+from unidiff_core.evaluation.frequencies import Frequencies
 from unidiff_core.evaluation.labels import LabelMetric
 from unidiff_core.evaluation.metric import Measured, Samples, load_samples
 from unidiff_core.evaluation.run import Query, evaluate
@@ -69,9 +70,9 @@ def registry():
 
 
 def test_a_plugins_metric_is_measured_beside_the_others(registry, settings):
-    assert {"LabelMetric", "Nearness", "TorchMetric", "Surplus"} == set(registry.of_kind(Metric))
+    assert {"LabelMetric", "Nearness", "TorchMetric", "Surplus", "Copies"} < set(registry.of_kind(Metric))
     metric = build({"class": "Surplus", "letter": "a"}, registry)
-    result = evaluate(Channel(right=1.0), [LabelMetric(LetterJudge()), metric], settings)
+    result = evaluate(Channel(right=1.0), [Frequencies(LetterJudge()), metric], settings)
     surplus = result.queries["upper"]["surplus"]
     assert surplus.value == pytest.approx(0.15, abs=0.06) and (surplus.low, surplus.n) == (None, 400)
     assert "surplus" not in result.queries["lower"] and "letter_tv" in result.queries["upper"]

@@ -4,8 +4,9 @@ import json
 from dataclasses import replace
 
 from tests.core.evaluation.letters import Channel, judged
+from unidiff_core.evaluation.criterion import Criterion
 from unidiff_core.evaluation.report import table_rows, unmeasured, write_report
-from unidiff_core.evaluation.run import Criterion, Query
+from unidiff_core.evaluation.run import Query
 
 
 def test_criteria_and_files(settings, tmp_path):

@@ -9,9 +9,10 @@ import torch
 from tests.core.evaluation.letters import Channel, LetterJudge, judged, members, modality
 from tests.core.tiny import make
 from unidiff_core.data.shard import write_shards
+from unidiff_core.evaluation.criterion import Criterion
 from unidiff_core.evaluation.estimate import Estimate
 from unidiff_core.evaluation.metric import Measured, Metric
-from unidiff_core.evaluation.run import Criterion, Query, Settings, evaluate
+from unidiff_core.evaluation.run import Query, Settings, all_queries, evaluate
 from unidiff_core.foundation.registry import UnknownNameError
 from unidiff_core.process.gaussian.solver import DDIM
 from unidiff_core.sampling.guidance import Guidance
@@ -64,9 +65,28 @@ def test_givens_go_round_and_progress_is_in_samples(settings):
     result = judged(model, settings, advance=lambda name, done: seen.append((name, done)))
     [(num, given, options)] = model.calls
     assert num == 100 and given["lower"][:20] == given["lower"][40:60] == given["lower"][80:]
-    assert options == SamplingOptions(steps=50, solver=None, guidance=2.0, drop_ignored=False, batch_size=150)
+    assert options == SamplingOptions(
+        steps=50,
+        solver=None,
+        guidance=2.0,
+        drop_ignored=False,
+        batch_size=150,
+        seed=own_seed(settings, "upper | lower"),
+    )
     assert seen == [("upper | lower", 50), ("upper | lower", 100)]
     assert result.queries == judged(model, settings).queries
+
+
+def own_seed(settings, name):
+    return settings.query_options(name).seed
+
+
+def test_each_query_has_a_seed_of_its_own(settings):
+    seeds = [own_seed(settings, name) for name in settings.queries]
+    assert len(set(seeds)) == len(seeds) == 5 and all(0 <= seed < 2**31 for seed in seeds)
+    assert seeds == [own_seed(settings, name) for name in settings.queries]
+    assert own_seed(replace(settings, seed=1), "upper") != own_seed(settings, "upper")
+    assert own_seed(replace(settings, queries={"upper": Query(4, seed=9)}), "upper") == 9
 
 
 OWN = {
@@ -83,9 +103,10 @@ OWN = {
 def test_a_query_states_any_option_and_the_settings_the_rest(settings):
     model, shared = Channel(), {"solver": "ddim", "steps": 9, "drop_ignored": True, "conditions": {"kind": 0}}
     queries = {"upper | lower": Query(10, **OWN), "upper": Query(10), "lower": Query(10, conditions={}, seed=0)}
-    judged(model, replace(settings, queries=queries, guidance=0.5, seed=3, **shared))
+    settings = replace(settings, queries=queries, guidance=0.5, seed=3, **shared)
+    judged(model, settings)
     given = [options for _, _, options in model.calls]
-    settled = SamplingOptions(guidance=0.5, seed=3, batch_size=150, **shared)
+    settled = SamplingOptions(guidance=0.5, seed=own_seed(settings, "upper"), batch_size=150, **shared)
     assert given == [SamplingOptions(batch_size=150, **OWN), settled, replace(settled, conditions={}, seed=0)]
     assert all(type(options) is SamplingOptions for options in given)
 
@@ -104,8 +125,14 @@ def test_settings_are_recorded_as_ever(settings):
         "train": settings.train,
         "test": settings.test,
         "queries": {
-            "upper | lower": {"num": 100, "guidance": 2.0, "steps": None, "solver": None},
-            "lower": {"num": 10, "guidance": 0.0, "steps": 3, "solver": "ddpm"},
+            "upper | lower": {
+                "num": 100,
+                "guidance": 2.0,
+                "steps": None,
+                "solver": None,
+                "seed": own_seed(settings, "upper | lower"),
+            },
+            "lower": {"num": 10, "guidance": 0.0, "steps": 3, "solver": "ddpm", "seed": own_seed(settings, "lower")},
         },
         "criteria": [{"query": "lower", "metric": "letter", "minus": None, "at_least": 0.5, "at_most": None}],
         "steps": 50,
@@ -186,7 +213,63 @@ def test_a_model_is_evaluated_as_it_samples(tmp_path):
     result = evaluate(model, [Means()], settings, lambda name, done: seen.append((name, done)))
     given = [-i / 8 for i in range(6)]
     options = {"steps": 3, "guidance": {"b": 1.0}, "solver": {"a": "ddpm"}, "batch_size": 4}
+    options["seed"] = own_seed(settings, "a | b")
     expected = model.sample("a | b", {"b": given}, 6, **options)["a"]
     assert result.queries["a | b"]["a.mean"].value == sum(expected) / 6
     assert set(result.queries["a, b"]) == {"a.mean", "b.mean"}
     assert seen[:6] == [("a | b", i) for i in range(1, 7)] and seen[-1] == ("a, b", 5)
+
+
+@pytest.mark.parametrize(("num", "count"), [(1, 1), (2, 5), (3, 19)])
+def test_all_queries_are_every_marginal_conditional_and_joint(num, count):
+    names = [f"m{i}" for i in range(num)]
+    queries = all_queries(names, 7)
+    specs = [TimestepSpec.parse(name, names) for name in queries]
+    roles = {
+        (frozenset(spec.solved), frozenset(key for key, path in spec.paths.items() if path.needs_value))
+        for spec in specs
+    }
+    assert len(queries) == len(roles) == count and {query.num for query in queries.values()} == {7}
+
+
+def test_more_queries_than_fifty_ask_for_a_selection():
+    with pytest.raises(ValueError, match="4 modalities have 65 queries, more than 50: name those that you want"):
+        all_queries("abcd", 7)
+
+
+def test_parts_of_the_test_samples_are_disjoint_and_never_share_a_source(settings):
+    def given(part):
+        model = Channel()
+        options = {"sources": r"\d+$", "part": part, "validation_share": 0.5}
+        queries = {"upper | lower": Query(40)}
+        judged(model, replace(settings, queries=queries, **options))
+        [(_, row, _)] = model.calls
+        return set(row["lower"])
+
+    assert given("validation") and given("test")
+    assert len(given("all")) >= len(given("validation")) and given("all") == given("validation") | given("test")
+
+
+def test_a_key_that_names_no_source_is_told(settings):
+    with pytest.raises(ValueError, match="'nothing', finds nothing in the key 'test0000'"):
+        judged(Channel(), replace(settings, sources="nothing"))
+
+
+def test_a_sweep_draws_every_query_with_each_value(settings):
+    model = Channel()
+    queries = {"upper | lower": Query(30, guidance=1.0), "upper": Query(30)}
+    sweep = {"guidance": [0.0, 2.0], "steps": [3]}
+    result = judged(model, replace(settings, queries=queries, sweep=sweep))
+    asked = [(bool(given), options.guidance, options.steps) for _, given, options in model.calls]
+    plain = [(True, 1.0, 50), (False, 0.0, 50)]
+    # Nothing guides a marginal, so guidance is not swept there.
+    assert asked == [*plain, (True, 0.0, 50), (True, 2.0, 50), (True, 1.0, 3), (False, 0.0, 3)]
+    assert {key: set(row) for key, row in result.sweeps.items()} == {
+        "guidance": {"upper | lower"},
+        "steps": set(queries),
+    }
+    assert set(result.sweeps["guidance"]["upper | lower"]) == {"0", "2"}
+    written = json.loads(json.dumps(result.to_dict()))
+    assert written["sweeps"]["steps"]["upper"]["3"] == written["queries"]["upper"]
+    with pytest.raises(ValueError, match=r"a sweep is over an option of sampling, .* not over 'colour'"):
+        judged(model, replace(settings, sweep={"colour": [1]}))
