@@ -177,11 +177,12 @@ def test_edges_are_measured_beside_the_autoencoders_own(reference, tmp_path):
         block_out_channels=(8, 8), norm_num_groups=1, down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1,
     )  # fmt: skip
+    network.decoder.conv_out.bias.data.fill_(-2.0)  # all it draws is dark
     network.save_pretrained(tmp_path)
     metric = LineKept({"line": str(tmp_path)})
     found = metric.measure(drawn_of(reference, "picture", "line", reference.test.raws["line"]), reference).estimates
     assert found["edges"].value == 1
-    assert found["edges_autoencoder"].value < 1, "an untrained autoencoder keeps no strokes"
+    assert 0 < found["edges_autoencoder"].value < 0.8
     assert found["edges_ratio"].value == pytest.approx(1 / found["edges_autoencoder"].value)
 
 
