@@ -157,7 +157,7 @@ class RightBase(Metric):
             distances = np.linalg.norm(self._features[[self._keys.index(key), *chosen]] - row, axis=1)
             hits.append(distances.argmin() == 0)
         found = Hits(np.ones(len(hits), bool), np.array(hits))
-        estimate = found.estimate(drawn.known["base"])
+        estimate = found.estimate
         return Measured({"right_base": estimate} if estimate else {}, {"right_base": found})
 
 
