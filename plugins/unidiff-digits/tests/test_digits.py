@@ -257,3 +257,20 @@ def test_training_samples_may_lack_members():
 
 
 LACKS = {"txt": 0.5, "wav": 0.2}
+
+
+def test_the_judge_says_none_of_what_is_no_digit_and_seldom_of_one(judge, test):
+    images, _, _ = test
+    scans, numerals = load_scans()
+    rng = np.random.default_rng(0)
+    halves = []
+    while len(halves) < 200:
+        first, second = rng.integers(1437, size=2)
+        if numerals[first] != numerals[second]:
+            halves.append(draw(np.concatenate([scans[first][:4], scans[second][4:]]), "red", "black"))
+    none = {
+        name: np.mean([reading is None for reading in judge.read("image", raws)["digit"]])
+        for name, raws in (("real", images), ("halves", halves))
+    }
+    assert none["real"] <= 0.04 and none["halves"] >= 0.2
+    assert judge.read("image", halves)["colour"] == ["red"] * 200  # it is a drawing in red all the same

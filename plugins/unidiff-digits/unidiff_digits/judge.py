@@ -23,6 +23,8 @@ INK_SHARE = 0.05
 
 HELD_OUT = 0.2
 """Share of the training images, the last ones, off which is read how far from the others a digit may be."""
+LEAST_HELD_OUT = 200
+"""Images, at least, off which that can be read; with fewer every digit is near enough."""
 SHIFTS = (-1, 0, 1)
 """Pixels of 32, in both directions, by which a copy may be moved."""
 TURNS = (-10.0, -5.0, 0.0, 5.0, 10.0)
@@ -90,7 +92,7 @@ class DigitsJudge(Judge):
         others = {digit: maps[:first][digits[:first] == digit] for digit in self._maps}
         held_out = _distances(maps[first:], digits[first:], others)
         known = held_out[np.isfinite(held_out)]
-        self._farthest = float(np.quantile(known, self.typical)) if len(known) else np.inf
+        self._farthest = float(np.quantile(known, self.typical)) if len(known) >= LEAST_HELD_OUT else np.inf
         self._means = {
             "colour": _class_means(drawing.ink, labels["colour"]),
             "ground": _class_means(drawing.ground, labels["ground"]),
