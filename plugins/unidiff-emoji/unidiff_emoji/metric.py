@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from unidiff_core import Drawn, Estimate, Hits, Measured, Metric, Raw, Reference
-from unidiff_emoji.judge import SIDE, shapes
-from unidiff_emoji.pixels import edge_f1, lab, pixels, strokes, within
+from unidiff_core.evaluation.estimate import resampled_weights
+from unidiff_emoji.judge import shapes
+from unidiff_emoji.pixels import block_means, edge_f1, lab, nearest, pixels, strokes, within
 
 RESAMPLES = 1000
 CANDIDATES = 100
@@ -40,7 +41,7 @@ class Colouring(Metric):
         if not {self.given, self.solved} <= train.raws.keys():
             return
         self._pictures = pixels(train.raws[self.solved])
-        self._lines = _small(pixels(train.raws[self.given]))
+        self._lines = block_means(pixels(train.raws[self.given]))
         groups = np.array(train.labels["group"])
         self._means = {group: self._pictures[groups == group].mean(axis=0) for group in sorted({*groups})}
 
@@ -56,10 +57,10 @@ class Colouring(Metric):
             distance = np.linalg.norm(lab(found) - lab(real), axis=-1)
             return np.asarray((distance * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1))
 
-        nearest = _nearest(_small(pixels(drawn.given[self.given])), self._lines)
+        places = nearest(block_means(pixels(drawn.given[self.given])), self._lines)
         errors = {
             "colour_error": error(pixels(drawn.solved[self.solved])),
-            "colour_error_nearest": error(self._pictures[nearest]),
+            "colour_error_nearest": error(self._pictures[places]),
             "colour_error_group": error(np.stack([self._means[group] for group in drawn.known["group"]])),
         }
         bases = drawn.known["base"]
@@ -157,7 +158,7 @@ class RightBase(Metric):
             distances = np.linalg.norm(self._features[[self._keys.index(key), *chosen]] - row, axis=1)
             hits.append(distances.argmin() == 0)
         found = Hits(np.ones(len(hits), bool), np.array(hits))
-        estimate = found.estimate
+        estimate = found.estimate_of(drawn.known["base"])
         return Measured({"right_base": estimate} if estimate else {}, {"right_base": found})
 
 
@@ -171,11 +172,8 @@ def bootstrap(
         clusters: what samples belong together, n names.
         of: means ``[k, ...]`` → ``[...]``; the first if not given.
     """
-    names, index = np.unique(np.array(clusters), return_inverse=True)
-    sums = np.stack([np.bincount(index, row, minlength=len(names)) for row in rows])
-    counts = np.bincount(index, minlength=len(names))
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    means = (sums @ drawn.T) / (counts @ drawn.T)
+    weights = resampled_weights(rows.shape[1], clusters, count=RESAMPLES)
+    means = rows @ weights.T / weights.sum(axis=1)
     low, high = np.percentile(of(means), [2.5, 97.5])
     value = float(of(rows.mean(axis=1)))
     return Estimate(value, min(value, float(low)), max(value, float(high)), rows.shape[1])
@@ -185,14 +183,3 @@ def _real(drawn: Drawn, reference: Reference) -> list[int]:
     """The test sample of each drawn one."""
     place = {code: i for i, code in enumerate(reference.test.labels["code"])}
     return [place[code] for code in drawn.known["code"]]
-
-
-def _small(rgb: np.ndarray) -> np.ndarray:
-    n, side = rgb.shape[:2]
-    block = side // SIDE
-    return rgb.reshape(n, SIDE, block, SIDE, block, 3).mean(axis=(2, 4)).reshape(n, -1)
-
-
-def _nearest(features: np.ndarray, references: np.ndarray) -> np.ndarray:
-    norms = (references**2).sum(axis=1)
-    return np.concatenate([(norms - 2 * row @ references.T).argmin(axis=1) for row in np.array_split(features, 8)])

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+SIDE = 16
+"""Side of the maps that are compared, pixels."""
 DARK = 0.35
 """Most luma, of 1, of a pixel that counts as a stroke."""
 PALE = 0.06
@@ -23,6 +25,21 @@ def pixels(images: Sequence[Image.Image], size: int | None = None) -> np.ndarray
     if size:
         rows = [row if row.size == (size, size) else row.resize((size, size), Image.Resampling.BOX) for row in rows]
     return np.stack([np.asarray(row) for row in rows]).astype(np.float32) / 255
+
+
+def block_means(rgb: np.ndarray) -> np.ndarray:
+    """Pixels ``[n, side, side, 3]`` → means of blocks ``[n, 16·16·3]``; what is left over of the side is left out."""
+    n, side = rgb.shape[:2]
+    block = side // SIDE
+    whole = rgb[:, : block * SIDE, : block * SIDE]
+    return whole.reshape(n, SIDE, block, SIDE, block, 3).mean(axis=(2, 4)).reshape(n, -1)
+
+
+def nearest(features: np.ndarray, references: np.ndarray, chunk: int = 256) -> np.ndarray:
+    """Which row of `references` is nearest to each of `features`."""
+    norms = (references**2).sum(axis=1)
+    parts = (features[i : i + chunk] for i in range(0, len(features), chunk))
+    return np.concatenate([(norms - 2 * part @ references.T).argmin(axis=1) for part in parts])
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
