@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from unidiff_codecs.clip import TextState
 from unidiff_codecs.text_decoder import TextDecoder
-from unidiff_core import EmptyRaw, FrozenCodec, Stream
+from unidiff_core import Codec, EmptyRaw, FrozenCodec, Stream
 
 TEXTS_AT_ONCE = 256
 """Texts that the networks see at a time: bounds memory, changes no result."""
@@ -21,7 +22,42 @@ LONGEST = 2**20
 """Bytes of a text that is read: tokenizers take long over much more, to keep a few dozen tokens."""
 
 
-class TextCodec(FrozenCodec):
+class RawTexts(Codec, ABC):
+    """What codecs of texts share: how a text is read, written and shown."""
+
+    extension: ClassVar[str] = "txt"
+
+    def from_bytes(self, data: bytes) -> str:
+        """UTF-8 → text, without surrounding blanks.
+
+        Raises:
+            EmptyRaw: if it has no text.
+            ValueError: if it is not UTF-8.
+        """
+        return check_text(decoded(data)).strip()
+
+    def to_bytes(self, raw: str) -> bytes:
+        """Text → UTF-8."""
+        return raw.encode("utf-8")
+
+    def parse(self, text: str) -> str:
+        """The literal text.
+
+        Raises:
+            ValueError: if it is empty.
+        """
+        return check_text(text).strip()
+
+    def save(self, raws: Sequence[str], folder: Path, *, first_index: int = 0) -> list[Path]:
+        """Write ``texts.jsonl``, a line ``{"index": i, "text": …}`` each; keeps earlier lines."""
+        return save_texts(raws, folder, first_index)
+
+    def html(self, raw: str) -> str:
+        """The text, escaped."""
+        return f"<span>{escape(raw)}</span>"
+
+
+class TextCodec(RawTexts, FrozenCodec):
     """Strings ⇄ stream ``states``: CLIP's text states through a linear layer, as GPT-2 reads them back.
 
     Stored and latent: ``states`` ``[b, length, width]``, after the linear layer.
@@ -44,7 +80,6 @@ class TextCodec(FrozenCodec):
         "CLIP ViT-L/14, arXiv 2103.00020, hf-hub:timm/vit_large_patch14_clip_224.openai",
         "UniDiffuser's text decoder, arXiv 2303.06555, converted from thu-ml/unidiffuser-v1",
     )
-    extension: ClassVar[str] = "txt"
     weights: ClassVar[tuple[str, ...]] = ("clip", "text_decoder")
 
     def __init__(
@@ -87,35 +122,6 @@ class TextCodec(FrozenCodec):
         for states in latents["states"].split(TEXTS_AT_ONCE) if len(latents["states"]) else ():
             texts += decoder.generate(self.place(states), beams=self.beams, max_new_tokens=self.max_new_tokens)
         return texts
-
-    def from_bytes(self, data: bytes) -> str:
-        """UTF-8 → text, without surrounding blanks.
-
-        Raises:
-            EmptyRaw: if it has no text.
-            ValueError: if it is not UTF-8.
-        """
-        return check_text(decoded(data)).strip()
-
-    def to_bytes(self, raw: str) -> bytes:
-        """Text → UTF-8."""
-        return raw.encode("utf-8")
-
-    def parse(self, text: str) -> str:
-        """The literal text.
-
-        Raises:
-            ValueError: if it is empty.
-        """
-        return check_text(text).strip()
-
-    def save(self, raws: Sequence[str], folder: Path, *, first_index: int = 0) -> list[Path]:
-        """Write ``texts.jsonl``, a line ``{"index": i, "text": …}`` each; keeps earlier lines."""
-        return save_texts(raws, folder, first_index)
-
-    def html(self, raw: str) -> str:
-        """The text, escaped."""
-        return f"<span>{escape(raw)}</span>"
 
     def _encode_some(self, texts: list[str]) -> Tensor:
         network, decoder = self._load_states(), self._load_decoder()

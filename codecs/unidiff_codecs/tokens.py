@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from html import escape
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from unidiff_codecs.text import check_text, decoded, save_texts
-from unidiff_core import Codec, Stream
+from unidiff_codecs.text import RawTexts, check_text
+from unidiff_core import Stream
 from unidiff_core.codec.weights import locate, read_config, require
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
 
-class TokensCodec(Codec):
+class TokensCodec(RawTexts):
     """Strings ⇄ stream ``ids``: a tokenizer's ids, and its padding up to a fixed length.
 
     Stored: ``ids`` int32 ``[b, length]``; latent the same in int64. For a process over symbols, such as `Masked`: what
@@ -41,7 +39,6 @@ class TokensCodec(Codec):
     """
 
     licence: ClassVar[str] = "the tokenizer's"
-    extension: ClassVar[str] = "txt"
     weights: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     def __init__(self, tokenizer: str, vocabulary: int, length: int = 16, strict: bool = True) -> None:
@@ -80,35 +77,6 @@ class TokensCodec(Codec):
     def decode(self, latents: Mapping[str, Tensor]) -> list[str]:
         """``ids`` → texts; one that is padding from the start is empty."""
         return [self._load().decode(row) for row in latents["ids"].tolist()]
-
-    def from_bytes(self, data: bytes) -> str:
-        """UTF-8 → text, without surrounding blanks.
-
-        Raises:
-            EmptyRaw: if it has no text.
-            ValueError: if it is not UTF-8.
-        """
-        return check_text(decoded(data)).strip()
-
-    def to_bytes(self, raw: str) -> bytes:
-        """Text → UTF-8."""
-        return raw.encode("utf-8")
-
-    def parse(self, text: str) -> str:
-        """The literal text.
-
-        Raises:
-            ValueError: if it is empty.
-        """
-        return check_text(text).strip()
-
-    def save(self, raws: Sequence[str], folder: Path, *, first_index: int = 0) -> list[Path]:
-        """Write ``texts.jsonl``, as `TextCodec` does."""
-        return save_texts(raws, folder, first_index)
-
-    def html(self, raw: str) -> str:
-        """The text, escaped."""
-        return f"<span>{escape(raw)}</span>"
 
     def _check(self, raw: str, num: int, unknown: Sequence[str]) -> None:
         if num > self.length:

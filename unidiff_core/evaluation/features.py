@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from unidiff_core.codec.codec import Raw
 from unidiff_core.evaluation.judge import Judge
-from unidiff_core.evaluation.metric import Metric, Reference, Samples
+from unidiff_core.evaluation.metric import Drawn, Metric, Reference, Samples
 
 NUM_KEPT = 16
 """Lists of samples whose features are kept."""
@@ -162,6 +162,22 @@ class FeatureMetric(Metric):
     def of_test(self, name: str, reference: Reference) -> np.ndarray | None:
         """Of one test sample of each source ``[m, d]``."""
         return self._distinct(name, reference.test)
+
+    def compared(
+        self, drawn: Drawn, reference: Reference, least: int
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """Each solved modality that has features: its name, and those of training, test and drawn samples.
+
+        Args:
+            drawn: what was sampled.
+            reference: real samples.
+            least: samples of each kind, without which nothing is said.
+        """
+        for name, raws in drawn.solved.items():
+            rows = (self.of_train(name, reference), self.of_test(name, reference), self.features.of(name, raws))
+            train, test, found = rows
+            if train is not None and test is not None and found is not None and min(map(len, rows)) >= least:  # type: ignore[arg-type]
+                yield name, train, test, found
 
     def _distinct(self, name: str, real: Samples) -> np.ndarray | None:
         return self.features.of(name, real.distinct(name).raws[name]) if name in real.raws else None

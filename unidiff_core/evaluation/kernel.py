@@ -33,11 +33,7 @@ class Kernel(FeatureMetric):
     def measure(self, drawn: Drawn, reference: Reference) -> Measured:
         """Of each solved modality that has features."""
         rows: dict[str, dict[str, Estimate]] = {}
-        for name, raws in drawn.solved.items():
-            train, test = self.of_train(name, reference), self.of_test(name, reference)
-            found = self.features.of(name, raws)
-            if train is None or test is None or found is None or min(map(len, (train, test, found))) < LEAST:
-                continue
+        for name, train, test, found in self.compared(drawn, reference, LEAST):
             rows[name] = {
                 "kernel": kernel_distance(found, train, drawn.sources),
                 "kernel_floor": kernel_distance(test, train, []),

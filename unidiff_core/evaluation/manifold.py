@@ -49,10 +49,8 @@ class Manifold(FeatureMetric):
     def measure(self, drawn: Drawn, reference: Reference) -> Measured:
         """Of each solved modality that has features."""
         rows: dict[str, dict[str, Estimate]] = {}
-        for name, raws in drawn.solved.items():
-            train, test = self.of_train(name, reference), self.of_test(name, reference)
-            found = self.features.of(name, raws)
-            if name not in self._radii or train is None or test is None or found is None:
+        for name, train, test, found in self.compared(drawn, reference, 1):
+            if name not in self._radii:
                 continue
             size = min(len(test), len(found))
             own, real = (squared_distances(x, train) <= self._radii[name] for x in (found, test))
