@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save
 
 from unidiff_core.data.shard import MANIFEST, write_shards
@@ -44,6 +46,7 @@ def fit_row(folder: Path, name: str, dtype: str, *options: str) -> list[str]:
         *(dtype, *SMALL, f"--data.train={folder / 'latents'}", f"--data.validation={folder / 'held'}"),
         f"--trainer.logger.save_dir={out}",
         f"--trainer.callbacks=[{{class_path: EMA, init_args: {{decay: 0.9}}}}, "
+        "{class_path: MeasureCleanStd, init_args: {num_bins: 4}}, "
         f"{{class_path: ModelDirectory, init_args: {{folder: {out}}}}}, {{class_path: ModelCheckpoint, "
         f"init_args: {{dirpath: {out}, save_last: true, every_n_train_steps: 5, save_top_k: -1, "
         "filename: '{step}', auto_insert_metric_name: false}}]",
@@ -145,6 +148,17 @@ def test_uneven_validation_gives_the_loss_of_one_process(runs, strategy):
         assert losses(runs / name, "validation/loss") == pytest.approx(expected, abs=1e-9), name
         found = state(runs / name)
         assert max((found[key] - value).abs().max() for key, value in state(runs / "one-float64").items()) <= 1e-9, name
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_clean_estimates_are_measured_as_on_one_process(runs, strategy):
+    """With the average in place of the weights, in the middle of a training, over batches that do not divide."""
+    expected = yaml.safe_load((runs / "one-float64/clean_std.yaml").read_text())
+    assert set(expected) == set(SHAPES)
+    for name in (f"{strategy}-float64", f"{strategy}-micro"):
+        found = yaml.safe_load((runs / name / "clean_std.yaml").read_text())
+        for key, points in expected.items():
+            assert np.array(found[key]) == pytest.approx(np.array(points), abs=3e-6), (name, key)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

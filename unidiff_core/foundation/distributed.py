@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -21,6 +21,17 @@ def class_of(value: object) -> type:
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that lies on the calling process, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def reshard(module: nn.Module) -> None:
+    """Let go of weights that a forward pass made whole.
+
+    FSDP2 keeps those of the root until the backward pass: after validation there was none. Until then a module shows
+    them in place of its own parts, and computes with them whatever is written into those.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def laid_out_like(whole: Tensor, model: Tensor) -> Tensor:

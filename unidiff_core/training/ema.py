@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from unidiff_core.foundation.distributed import gathered, laid_out_like, local
+from unidiff_core.foundation.distributed import gathered, laid_out_like, local, reshard
 from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.objective import at_least_float32
 
@@ -44,6 +44,7 @@ class EMA(pl.Callback):
         Raises:
             ValueError: if the checkpoint's average is of other parameters than those that are trained.
         """
+        reshard(pl_module)
         trained = self._trained(pl_module)
         if self.average and self.average.keys() != trained.keys():
             differing = ", ".join(sorted(self.average.keys() ^ trained.keys())[:3])
@@ -70,6 +71,7 @@ class EMA(pl.Callback):
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module with the averaged weights, put back at the end."""
+        reshard(module)
         trained = self._trained(module)
         kept = {name: value.clone() for name, value in trained.items()}
         try:
@@ -77,6 +79,7 @@ class EMA(pl.Callback):
                 local(value).copy_(local(self.average[name]))
             yield
         finally:
+            reshard(module)
             for name, value in trained.items():
                 local(value).copy_(local(kept[name]))
 
