@@ -196,6 +196,12 @@ class ForwardProcess(nn.Module, ABC):
     ) -> Float[Tensor, "b *estimate"]:
         """The clean estimate that a prediction implies; of the kind that `estimate` names."""
 
+    def prediction_of(
+        self, corrupted: Shaped[Tensor, "b *shape"], clean: Float[Tensor, "b *estimate"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *predicted"]:
+        """The prediction that implies a clean estimate, `clean` backwards: what a network would have to say."""
+        return clean
+
     @abstractmethod
     def step(
         self, x: Shaped[Tensor, "b *shape"], clean: Float[Tensor, "b *estimate"], step: Step, solver: Any

@@ -137,6 +137,12 @@ class Symbols(ForwardProcess, ABC):
         prediction = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         return prediction if corrupted.ndim == 2 else prediction.movedim(1, -1)
 
+    def prediction_of(
+        self, corrupted: Int64[Tensor, "b *shape"], clean: Float[Tensor, "b *shape v"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *predicted"]:
+        """The logits, laid out as the network returns them."""
+        return clean if corrupted.ndim == 2 else clean.movedim(-1, 1)
+
     def cross_entropy(
         self, prediction: Float[Tensor, "b *predicted"], target: Int64[Tensor, "b *shape"]
     ) -> Float[Tensor, "b *shape"]:

@@ -86,11 +86,15 @@ class Cold(ForwardProcess):
     def moments(self, t: Float[Tensor, "*times"], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(alpha ``[*times, *shape]``, sigma ``[*times]``) of the coordinates at times in steps, float64.
 
-        In coordinates, ``degradation.coordinates(x_t) = alpha · degradation.coordinates(x_0) + sigma·ε``.
+        In coordinates, ``coordinates(x_t) = alpha · coordinates(x_0) + sigma·ε``.
         """
         levels = self.degradation.levels(tuple(shape)).to(t.device)
         time = t.double().reshape(*t.shape, *[1] * len(shape))
         return self._alpha(levels, time), self.noise * t.double() / T
+
+    def coordinates(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """The basis in which x_t is x_0 times numbers, with noise: the degradation's own."""
+        return self.degradation.coordinates(x)
 
     def _alpha(self, level: Tensor, t: Tensor) -> Tensor:
         kept = self.degradation.kept(level, t)

@@ -67,6 +67,17 @@ class Gaussian(ForwardProcess):
         alpha, sigma = alpha_sigma(self.schedule, float(T))
         return 0.5 * math.log2(1 + (alpha / sigma) ** 2) if sigma else math.inf
 
+    def moments(self, t: Float[Tensor, "*times"], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(alpha ``[*times, *shape]``, sigma ``[*times]``) at times in steps, float64: x_t = alpha·x_0 + sigma·ε."""
+        t = t.double()
+        return self.schedule.alpha(t).reshape(*t.shape, *[1] * len(shape)).expand(
+            *t.shape, *shape
+        ), self.schedule.sigma(t)
+
+    def coordinates(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """The basis in which x_t is x_0 times numbers, with noise: every basis is, and this is the data's."""
+        return x
+
     def _coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         # In float64 if that is what t is: the schedule is exact, and only the result is rounded to the data's type.
         return over(self.schedule.alpha(t).to(x.dtype), x), over(self.schedule.sigma(t).to(x.dtype), x)
@@ -110,6 +121,22 @@ class Gaussian(ForwardProcess):
                 return torch.where(sigma == 0, corrupted, prediction)
             case "flow":
                 return (corrupted - sigma * prediction) / (alpha + sigma)
+
+    def prediction_of(
+        self, corrupted: Float[Tensor, "b *shape"], clean: Float[Tensor, "b *shape"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *shape"]:
+        """With the noise that the clean estimate implies: none is known of at t = 0, whose mean is 0."""
+        alpha, sigma = self._coefficients(t, corrupted)
+        noise = torch.where(sigma > 0, corrupted - alpha * clean, 0.0) / torch.where(sigma > 0, sigma, 1.0)
+        match self.prediction:
+            case "noise":
+                return noise
+            case "velocity":
+                return alpha * noise - sigma * clean
+            case "clean":
+                return clean
+            case "flow":
+                return noise - clean
 
     def step(
         self, x: Float[Tensor, "b *shape"], clean: Float[Tensor, "b *shape"], step: Step, solver: GaussianSolver

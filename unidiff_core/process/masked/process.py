@@ -130,7 +130,7 @@ class Masked(Symbols):
         """Log q(x_t | x_0) of every state and every clean value, but for what depends on the state alone."""
         state, value = corrupted.flatten(1)[:, None], clean.flatten(1)
         fits = ((state == value) | (state == self.size)).all(-1)
-        return torch.where(fits, 0.0, NOTHING).double()
+        return (~fits).double() * NOTHING  # as a scalar it would be too large for single precision
 
 
 def shape_size(shape: Sequence[int]) -> int:
