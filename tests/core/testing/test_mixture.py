@@ -145,7 +145,7 @@ def test_what_is_dropped_is_marginalised():
 
 
 def test_a_blur_without_noise_is_undone_where_anything_is_left():
-    """What survives of a coordinate, however little, is known; what does not is as probable as what is known makes it."""
+    """What survives of a coordinate, however little, is known; what does not is a conditional."""
     mixture = everything(a=Cold(Blur(3.0), noise=0.0, fades=False))
     times = some_times(3, same=True)
     for t in (0.0, 400.0):
