@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from unidiff_core.foundation.stream import Stream
     from unidiff_core.modality import Modality
     from unidiff_core.network.backbone import Backbone, Port
+    from unidiff_core.process.edited.process import Edited
+    from unidiff_core.process.edited.solver import EditedSolver
     from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
     from unidiff_core.process.gaussian.process import Gaussian
     from unidiff_core.process.gaussian.schedule import NoiseSchedule
@@ -73,6 +75,8 @@ _HOMES = {
     "foundation.stream": ("Stream",),
     "modality": ("Modality",),
     "network.backbone": ("Backbone", "Port"),
+    "process.edited.process": ("Edited",),
+    "process.edited.solver": ("EditedSolver",),
     "process.gaussian.diffusers_solver": ("DiffusersSolver",),
     "process.gaussian.process": ("Gaussian",),
     "process.gaussian.schedule": ("NoiseSchedule",),

@@ -23,6 +23,8 @@ from unidiff_core.network.uvit import UViT
 from unidiff_core.process.cold.degradation import BlockMean, Blur, Crop
 from unidiff_core.process.cold.process import Cold
 from unidiff_core.process.cold.solver import Improved, Naive
+from unidiff_core.process.edited.process import Edited
+from unidiff_core.process.edited.solver import Reedit, Revert
 from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
 from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
@@ -39,7 +41,7 @@ from unidiff_core.training.learning_rate import Plateau, Warmup
 from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
 
-PROCESSES = (Gaussian, Flow, ScaledLinear, Cold, Blur, BlockMean, Crop, Masked)
+PROCESSES = (Gaussian, Flow, ScaledLinear, Cold, Blur, BlockMean, Crop, Masked, Edited)
 SOLVERS = (
     DDIM,
     DDPM,
@@ -55,6 +57,8 @@ SOLVERS = (
     Random,
     Certain,
     Confident,
+    Revert,
+    Reedit,
 )
 NETWORKS = (UViT, LoRA)
 TRAINING = (

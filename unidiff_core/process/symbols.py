@@ -39,6 +39,11 @@ def count_at(t: float, length: int) -> int:
     return max(math.ceil(round(length * t / T, _DECIMALS)), int(t > 0))
 
 
+def shape_size(shape: Sequence[int]) -> int:
+    """Symbols in a tensor of this shape."""
+    return math.prod(shape)
+
+
 def ranks(draws: Draws, shape: Sequence[int]) -> Int64[Tensor, "b *shape"]:
     """The place of each symbol in the order in which a sample's symbols are corrupted: one permutation a draw.
 
@@ -86,7 +91,9 @@ class Symbols(ForwardProcess, ABC):
     def __init__(self, vocabulary: int | None = None) -> None:
         super().__init__()
         if vocabulary is not None and vocabulary < 2:
-            raise ValueError(f"a vocabulary has at least 2 symbols, not {vocabulary}")
+            raise ValueError(
+                f"a vocabulary has at least 2 symbols, not {vocabulary}: with one there is nothing to learn"
+            )
         self.vocabulary = vocabulary
 
     @property
@@ -113,6 +120,10 @@ class Symbols(ForwardProcess, ABC):
             raise ValueError(
                 f"{name} is for symbols, and the stream {stream} is of numbers: give the modality a process for "
                 "numbers, such as Gaussian"
+            )
+        if stream.vocabulary < 2:
+            raise ValueError(
+                f"a vocabulary has at least 2 symbols, and the stream is {stream}: leave it out of the model"
             )
         if self.vocabulary is None:
             self.vocabulary = stream.vocabulary

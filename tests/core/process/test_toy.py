@@ -12,15 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.core.process import toy
-from unidiff_core import UniDiffuser, system
-from unidiff_core.foundation import plugin
+from unidiff_core import UniDiffuser
 from unidiff_core.foundation.registry import UnknownNameError
 from unidiff_core.foundation.time import T
 from unidiff_core.process.process import MixError
 from unidiff_core.sampling.guidance import Guidance
 from unidiff_core.sampling.loop import sample
 from unidiff_core.sampling.spec import TimestepSpec
-from unidiff_core.serialization import description, model_directory
 from unidiff_core.training.law import Atoms
 
 ROOT = Path(__file__).parents[3]
@@ -29,15 +27,7 @@ HIDDEN = toy.VOCABULARY
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    load = plugin.load_plugins
-
-    def with_ours(*args):
-        registry = load(*args)
-        toy.unidiff_register(registry)
-        return registry
-
-    for module in (model_directory, description, system):
-        monkeypatch.setattr(module, "load_plugins", with_ours)
+    toy.register(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tests.core.conftest import NumberCodec
-from unidiff_core import Batch, Codec, Corruption, ForwardProcess, Modality, Stream, UniDiffuser, hookimpl
+from unidiff_core import Batch, Codec, Corruption, ForwardProcess, Modality, Stream, UniDiffuser, hookimpl, system
 from unidiff_core.data.order import GlobalOrder
+from unidiff_core.foundation import plugin
 from unidiff_core.foundation.distributed import gathered
 from unidiff_core.foundation.time import T
 from unidiff_core.network.uvit import UViT
+from unidiff_core.serialization import description, model_directory
 from unidiff_core.training.ema import EMA
 from unidiff_core.training.fsdp import FSDP2
 from unidiff_core.training.learning_rate import Warmup
@@ -115,6 +117,19 @@ class SymbolCodec(Codec):
 def unidiff_register(registry):
     for cls in (Hide, SymbolCodec, NumberCodec):
         registry.add(cls)
+
+
+def register(monkeypatch):
+    """Have model directories know this module's classes."""
+    load = plugin.load_plugins
+
+    def with_ours(*args):
+        registry = load(*args)
+        unidiff_register(registry)
+        return registry
+
+    for module in (model_directory, description, system):
+        monkeypatch.setattr(module, "load_plugins", with_ours)
 
 
 class ToySamples(torch.utils.data.Dataset):

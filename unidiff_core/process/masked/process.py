@@ -15,7 +15,7 @@ from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.stream import Stream
 from unidiff_core.process.masked.solver import MaskedSolver
 from unidiff_core.process.process import Corruption, Step
-from unidiff_core.process.symbols import NOTHING, Symbols, chosen, count_at, num_corrupted, ranks
+from unidiff_core.process.symbols import NOTHING, Symbols, chosen, count_at, num_corrupted, ranks, shape_size
 
 Weight = Literal["elbo", "flat"]
 
@@ -131,8 +131,3 @@ class Masked(Symbols):
         state, value = corrupted.flatten(1)[:, None], clean.flatten(1)
         fits = ((state == value) | (state == self.size)).all(-1)
         return (~fits).double() * NOTHING  # as a scalar it would be too large for single precision
-
-
-def shape_size(shape: Sequence[int]) -> int:
-    """Symbols in a tensor of this shape."""
-    return torch.Size(shape).numel()

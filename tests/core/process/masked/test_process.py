@@ -10,8 +10,7 @@ import torch
 from tests.core.conftest import NumberCodec
 from tests.core.process import toy
 from tests.core.process.toy import LENGTH, SymbolCodec
-from unidiff_core import Modality, Stream, UniDiffuser, system
-from unidiff_core.foundation import plugin
+from unidiff_core import Modality, Stream, UniDiffuser
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.time import T
 from unidiff_core.process.masked.process import Masked
@@ -19,7 +18,6 @@ from unidiff_core.process.masked.solver import Certain, Confident, Random
 from unidiff_core.process.process import History, Step
 from unidiff_core.process.symbols import count_at, drawn, num_corrupted
 from unidiff_core.sampling.loop import sample
-from unidiff_core.serialization import description, model_directory
 from unidiff_core.training.law import Atoms
 
 DOUBLE = torch.float64
@@ -120,15 +118,7 @@ def test_symbols_are_drawn_by_their_probabilities_at_double_precision():
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    load = plugin.load_plugins
-
-    def with_ours(*args):
-        registry = load(*args)
-        toy.unidiff_register(registry)
-        return registry
-
-    for module in (model_directory, description, system):
-        monkeypatch.setattr(module, "load_plugins", with_ours)
+    toy.register(monkeypatch)
 
 
 @pytest.fixture(scope="module")

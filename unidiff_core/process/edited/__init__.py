@@ -1,0 +1,1 @@
+"""Symbols that are replaced by others, and put back."""
