@@ -32,6 +32,7 @@ Each shard becomes one of the same name, written beside its target and renamed: 
 first shard that is not there. Several tasks may share the work; the last to finish writes the manifest.
 
   unidiffuser encode -c recipes/digits/encode.yaml --batch_size=64
+  unidiffuser encode -c encode.yaml --workers=8             processes on one machine, without a GPU
   unidiffuser encode -c encode.yaml --task=3 --tasks=16     or as a SLURM array: sbatch --array=0-15 ...
 """
 CHANGING = ("codecs", "members", "dtype", "keep", "clean", "missing")
@@ -48,6 +49,11 @@ def run(argv: Sequence[str]) -> None:
         raise ValueError(f"there is no task {options.task} of {options.tasks}; --task counts from 0 to --tasks - 1")
     if options.overwrite and options.tasks > 1:
         raise ValueError("--overwrite is for one task, since another's shards would go; remove the folder first")
+    if options.workers < 1 or (options.workers > 1 and options.device != "cpu"):
+        raise ValueError(
+            "--workers counts processes on this machine's processors, from 1; several devices take a task each: "
+            "torchrun --nproc_per_node=8 --no-python unidiffuser encode … --device=cuda"
+        )
     encoder = _encoder(options)
     jobs = _jobs(options, encoder, _digest(config))
     for job in jobs:
@@ -93,6 +99,7 @@ def _parser() -> ArgumentParser:
     where = "of SLURM_ARRAY_TASK_ID and _COUNT, or RANK and WORLD_SIZE, if they are set"
     add("--task", type=int, default=task, help=f"which task this is, from 0; the default is that {where}")
     add("--tasks", type=int, default=tasks, help="how many tasks share the shards, each taking every N-th; as --task")
+    add("--workers", type=int, default=1, help="processes that share the task's shards, each with the codecs' networks")
     add("--finish", action="store_true", help="encode nothing; write the manifest of what all tasks have done")
     add("--verify", type=bool, default=True, help="compare shards with the SHA-256 in their manifest, if there is one")
     add("--allow_pipe", action="store_true", help="let pipe: shards run their shell command")
@@ -172,7 +179,7 @@ def _encode(job: EncodingJob, options: Namespace) -> None:
     own = len(job.names[options.task :: options.tasks])
     done = itertools.count(1)
     with progress(f"encode {job.target}", own, "shards") as show:
-        tally = job.run(options.task, options.tasks, on_shard=lambda: show(next(done), scale=0))
+        tally = job.run(options.task, options.tasks, lambda: show(next(done), scale=0), options.workers)
     what = f" (task {options.task} of {options.tasks}, {own} of {len(job.names)} shards)" if options.tasks > 1 else ""
     print(f"{job.target}{what}: {tally}")
     if unfinished := job.unfinished():

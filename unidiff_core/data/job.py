@@ -13,7 +13,7 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from unidiff_core.data.shard import (
     write_manifest,
     write_shard,
 )
+from unidiff_core.data.workers import in_workers
 from unidiff_core.foundation.atomic import write_json
 
 
@@ -143,13 +144,16 @@ class EncodingJob:
         for path in self.earlier():
             path.unlink(missing_ok=True)
 
-    def run(self, task: int = 0, tasks: int = 1, on_shard: Callable[[], None] = lambda: None) -> Tally:
+    def run(
+        self, task: int = 0, tasks: int = 1, on_shard: Callable[[], None] = lambda: None, workers: int = 1
+    ) -> Tally:
         """Encode the shards of one task that are not done, and write the manifest if all are.
 
         Args:
             task: which task, from 0.
             tasks: how many there are.
             on_shard: called after each shard.
+            workers: processes that share the task's shards.
 
         Returns:
             What became of the task's samples, those of earlier calls included.
@@ -157,6 +161,7 @@ class EncodingJob:
         Raises:
             LossError: if more samples are lost than the encoder allows.
             ValueError: if a source is damaged or not what its manifest says; names it.
+            ChildProcessError: if a worker was killed.
         """
         self._check_own()
         _remove_partial_files(self.target)
@@ -166,9 +171,9 @@ class EncodingJob:
         own = list(zip(self.shards, self.names, strict=True))[task::tasks]
         counts = [shard.count for shard, _ in own]
         total = sum(count or 0 for count in counts) if None not in counts else None
-        for shard, name in own:
-            note = self._note(shard, name) or self._encode(shard, name, tally, total)
+        for note in self._notes(own, tally, total, workers):
             tally.add(Tally.from_dict(note.tally))
+            self.encoder.damage.check(tally, total)
             on_shard()
         if not self.unfinished():
             self.finish()
@@ -187,6 +192,7 @@ class EncodingJob:
 
         Raises:
             ValueError: if a shard is not done, or no sample is left; says which, or why.
+            LossError: if more samples are lost than the encoder allows, over all tasks.
         """
         rows = [self._note(shard, name) for shard, name in zip(self.shards, self.names, strict=True)]
         done = [row for row in rows if row]
@@ -199,22 +205,40 @@ class EncodingJob:
         tally = Tally()
         for note in done:
             tally.add(Tally.from_dict(note.tally))
+        self.encoder.damage.check(tally)
         if not tally.kept:
             raise ValueError(f"nothing is encoded into {self.target}: {tally}")
         notes = {"settings": self.settings, "codecs": self.codecs, "tally": tally.as_dict()}
         write_manifest(self.target, [note.shard for note in done], **notes)
         return tally
 
-    def _encode(self, shard: Shard, name: str, earlier: Tally, total: int | None) -> Note:
+    def _notes(self, own: Sequence[tuple[Shard, str]], tally: Tally, total: int | None, workers: int) -> Iterator[Note]:
+        """What is recorded of shards, in order, each encoded if it was not; `tally` counts those so far."""
+        if workers == 1:
+            for row in own:
+                yield self._note(*row) or self._encode(*row, tally, total)
+            return
+        notes = [self._note(*row) for row in own]
+        left = [row for row, note in zip(own, notes, strict=True) if note is None]
+        try:
+            encoded = in_workers(lambda i: self._encode(*left[i], None, total), len(left), workers)
+            yield from (note or next(encoded) for note in notes)
+            next(encoded, None)  # to its end
+        finally:
+            _remove_partial_files(self.target)
+
+    def _encode(self, shard: Shard, name: str, earlier: Tally | None, total: int | None) -> Note:
+        """Without what came earlier, and the total, nothing can be said of a share that is lost."""
         tally, before = Tally(), stamp(shard)
         samples = Salvage(shard, self.encoder.damage, tally, allow_pipe=self.allow_pipe)
 
         def check() -> None:
             """Before the tar is in its place."""
             so_far = Tally()
-            so_far.add(earlier)
+            so_far.add(earlier or Tally())
             so_far.add(tally)
-            self.encoder.damage.check(so_far, total)
+            if earlier is not None or total is not None:
+                self.encoder.damage.check(so_far, total)
 
         def encoded() -> Any:
             rows = iter(samples)

@@ -20,6 +20,7 @@ PROJECT = "unidiff"
 """Name of the entry-point group, and of the pluggy project."""
 
 _DISABLED = "UNIDIFF_DISABLED_PLUGINS"
+_CULPRIT = "unidiff_culprit"
 
 API = 1
 """Version of what plugins build on: the hook, the registry, and the classes that they subclass.
@@ -90,6 +91,8 @@ def culprit(error: BaseException) -> str | None:
 
     None if it passed through no plugin's code but the shipped codecs'.
     """
+    if known := getattr(error, _CULPRIT, None):
+        return str(known)
     packages = {
         point.module.partition(".")[0]: point.dist.name
         for point in entry_points(group=PROJECT)
@@ -97,6 +100,11 @@ def culprit(error: BaseException) -> str | None:
     }
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((packages[top] for name in reversed(frames) if (top := name.partition(".")[0]) in packages), None)
+
+
+def remember_culprit(error: BaseException, distribution: str | None = None) -> None:
+    """Keep with an exception what `culprit` says of it, for a process that gets it without its traceback."""
+    setattr(error, _CULPRIT, distribution or culprit(error))
 
 
 def load_plugins(find: Callable[[], list[EntryPoint]] | None = None) -> Registry:

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from unidiff_core.data.damage import Damage, LossError, Tally
 from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.index import open_index
-from unidiff_core.data.job import EncodingJob
+from unidiff_core.data.job import EncodingJob, _is_running
 from unidiff_core.data.location import list_shards
 from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.shard import STORED, find_shards, write_shards
@@ -280,6 +281,107 @@ def test_shards_of_one_name_are_refused(raw, tmp_path):
         EncodingJob(encoder(), list_shards([str(raw), str(raw)]), tmp_path / "out")
 
 
+# --- workers ---
+
+
+def test_workers_give_the_bytes_that_one_process_gives(raw, tmp_path):
+    job(raw, tmp_path / "one").run()
+    shown = []
+    assert job(raw, tmp_path / "three").run(on_shard=lambda: shown.append(os.getpid()), workers=3).kept == 60
+    assert shown == [os.getpid()] * 12, "one bar over all"
+    assert content(tmp_path / "three") == content(tmp_path / "one")
+    (tmp_path / "three/00004.tar").unlink()
+    for task in range(2):  # what is done stays, and tasks may have workers of their own
+        job(raw, tmp_path / "three").run(task, 2, workers=2)
+    assert content(tmp_path / "three") == content(tmp_path / "one")
+    assert job(raw, tmp_path / "three").run(workers=8).kept == 60
+
+
+class UnportableError(Exception):
+    """Cannot be made again from what it holds."""
+
+    def __init__(self, *, text):
+        super().__init__(text)
+
+
+class WarningCodec(NumberCodec):
+    """Warns always; raises or dies at a number."""
+
+    raises: Exception | None = None
+    at = 31.0
+
+    def encode(self, raws):
+        warnings.warn("rounded", stacklevel=1)
+        if self.at in raws:
+            if self.raises is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise self.raises
+        time.sleep(self.seconds)
+        return super().encode(raws)
+
+
+@pytest.mark.parametrize(
+    ("raises", "kind", "says"),
+    [
+        (ValueError("no folder of weights"), ValueError, r"sample 0031 .*cannot encode it: no folder of weights"),
+        (UnportableError(text="odd"), ValueError, r"sample 0031 .*cannot encode it: UnportableError: odd"),
+        (MemoryError("full"), MemoryError, "full"),
+        (None, ChildProcessError, "one of 2 workers was killed"),
+    ],
+)
+def test_a_workers_failure_stops_all_with_its_sentence(raw, tmp_path, raises, kind, says):
+    codec = WarningCodec()
+    codec.raises, codec.seconds = raises, 0.01
+    made = EncodingJob(SampleEncoder(RawReader({"a": codec}), 2), list_shards(raw), tmp_path / "out")
+    with warnings.catch_warnings(record=True) as warned, pytest.raises(kind, match=says):
+        warnings.simplefilter("default")
+        made.run(workers=2)
+    assert [str(row.message) for row in warned] == ["rounded"]
+    assert not multiprocessing.active_children()
+    assert not list((tmp_path / "out").glob("*.partial")) and not (tmp_path / "out/manifest.json").exists()
+    codec.at = None
+    with pytest.warns(UserWarning, match="rounded"):
+        assert made.run(workers=2).kept == 60, "what was done stays"
+
+
+def test_workers_end_with_a_parent_that_is_killed(raw, tmp_path):
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: job(raw, tmp_path / "out", 0.2).run(workers=2), daemon=False
+    )
+    process.start()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_until(lambda: len(children.read_text().split()) == 2)
+    workers = [int(number) for number in children.read_text().split()]
+    process.kill()
+    process.join()
+    wait_until(lambda: not any(_is_running(worker) for worker in workers))
+    job(raw, tmp_path / "out").run(workers=2)
+    job(raw, tmp_path / "whole").run()
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def wait_until(holds):
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_budget_is_over_all_workers(tmp_path):
+    rows = [sample(i, num=b"?") if i in (7, 21) else sample(i) for i in range(30)]
+    write_shards(tmp_path / "raw", rows, shard_size=5)
+    for _ in range(2):  # again: what is done counts too
+        strict = job(tmp_path / "raw", tmp_path / "out")
+        strict.encoder.damage = Damage("skip_sample", 0.05)
+        with pytest.raises(LossError, match=r"2 of 30 samples could not be read"):
+            strict.run(workers=2)
+    assert not (tmp_path / "out/manifest.json").exists()
+    (tmp_path / "raw/manifest.json").unlink()  # without the number of all samples: those so far, in order
+    loose = job(tmp_path / "raw", tmp_path / "other")
+    loose.encoder.damage = Damage("skip_sample", 0.1)
+    assert loose.run(workers=2).lost == 2
+
+
 # --- the command ---
 
 CODECS = {name: {"class_path": f"{__name__}.NumberCodec"} for name in ("a", "b")}
@@ -349,6 +451,7 @@ def test_the_command_as_tasks_of_an_array(raw, tmp_path, capsys, monkeypatch):
         (["--damage.max_lost=1"], "no share"),
         (["--overwrite", "--tasks=2"], "for one task"),
         (["--finish"], "12 of 12 shards are not encoded"),
+        (["--workers=0"], "--workers counts processes on this machine's processors, from 1"),
     ],
 )
 def test_the_commands_errors(raw, tmp_path, options, says):
