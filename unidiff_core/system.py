@@ -145,9 +145,11 @@ class UniDiffuser(pl.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         """The loss of one micro-batch."""
         loss, losses = self._losses(batch, "train")
-        rows = {f"train/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
-        self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.global_step + 1) % every == 0:  # each step's costs a tenth of a small network's
+            rows = {f"train/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
+            self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch) -> None:
@@ -496,14 +498,15 @@ class UniDiffuser(pl.LightningModule):
             ModelDirectoryError: if a file is missing or damaged, or the weights do not fit the configuration.
             UnknownNameError: if the configuration names a class that no installed plugin registered.
         """
-        model = cls.from_description(read_description(folder, allow_hub=allow_hub))
+        model = cls.from_description(read_description(folder, allow_hub=allow_hub), is_empty=True)
         load_weights(model, folder, weights)
         return model.eval()
 
     @classmethod
-    def from_description(cls, description: Description) -> UniDiffuser:
-        """The model that is described, freshly initialised."""
-        model = cls(description.modalities, description.make_backbone, balance=description.balance)
+    def from_description(cls, description: Description, *, is_empty: bool = False) -> UniDiffuser:
+        """The model that is described, freshly initialised, or without memory for the backbone's weights."""
+        make = partial(description.make_backbone, is_empty=is_empty)
+        model = cls(description.modalities, make, balance=description.balance)
         model.licence, model.sources = description.licence, description.sources
         model.clean_std = dict(description.clean_std)
         return model

@@ -53,7 +53,7 @@ def trainer(tmp_path, steps, callbacks=(), **options):
         enable_model_summary=False,
         callbacks=list(callbacks),
         default_root_dir=tmp_path,
-        **{"enable_checkpointing": False, "max_epochs": -1} | options,
+        **{"enable_checkpointing": False, "max_epochs": -1, "log_every_n_steps": 1} | options,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from unidiff_core.codec.codec import Codec
@@ -94,9 +95,19 @@ class Description:
     sources: tuple[str, ...] = ()
     clean_std: Mapping[str, CleanStd] = field(default_factory=dict)
 
-    def make_backbone(self, ports: Ports) -> Backbone:
-        """The network for these ports, freshly initialised."""
-        backbone: Backbone = build(self.backbone, load_plugins(), ports)
+    def make_backbone(self, ports: Ports, *, is_empty: bool = False) -> Backbone:
+        """The network for these ports, freshly initialised.
+
+        Args:
+            ports: of the modalities.
+            is_empty: leave out memory and numbers of its weights (the meta device): they are assigned next.
+        """
+        if is_empty:
+            with torch.device("meta"):
+                backbone: Backbone = build(self.backbone, load_plugins(), ports)
+            if backbone.state_dict().keys() >= dict(backbone.named_buffers()).keys():
+                return backbone  # else a buffer that no file keeps would stay empty
+        backbone = build(self.backbone, load_plugins(), ports)
         return backbone
 
     @property

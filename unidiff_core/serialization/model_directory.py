@@ -374,7 +374,7 @@ def load_weights(
     """Load a directory's weights into a model of the same configuration, or of one with more modalities.
 
     Args:
-        module: to load into.
+        module: to load into; what it has no memory for is not copied but assigned, and read when it is first needed.
         folder: a model directory.
         weights: the average if there is one, or the model's own.
         fresh: modalities that the directory lacks: what belongs to them stays as it is.
@@ -395,5 +395,7 @@ def load_weights(
         text = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in rows.items() if names)
         raise ModelDirectoryError(f"the weights {path} do not fit {path.parent / CONFIG}. {text}")
     _check_meaning(path)
+    empty = {name: state.pop(name).to(value.dtype) for name, value in own.items() if value.is_meta}
+    module.load_state_dict(empty, strict=False, assign=True)
     module.load_state_dict(state, strict=False)
-    return list(state)
+    return list(own)

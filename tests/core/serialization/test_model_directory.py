@@ -11,8 +11,11 @@ import yaml
 from tests.core.conftest import NumberCodec
 from tests.core.tiny import loader, make, trainer, weights
 from unidiff_core import Modality, UniDiffuser
-from unidiff_core.foundation.registry import UnknownNameError
+from unidiff_core.foundation.registry import Registration, Registry, UnknownNameError
+from unidiff_core.network.backbone import Backbone, Ports
 from unidiff_core.network.uvit import UViT
+from unidiff_core.serialization import description
+from unidiff_core.serialization.description import Description
 from unidiff_core.serialization.model_directory import ModelDirectoryError
 from unidiff_core.training.checkpoint import ModelDirectory
 from unidiff_core.training.ema import EMA
@@ -78,3 +81,37 @@ def test_saving_refuses_what_is_not_registered(tmp_path):
     with pytest.raises(UnknownNameError, match="Stranger"):
         model.save_pretrained(tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
+
+
+class Positions(Backbone):
+    """A backbone with a buffer that no file keeps."""
+
+    def __init__(self, ports: Ports) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(4))
+        self.register_buffer("positions", torch.arange(4.0), persistent=False)
+
+    def forward(self, latents, times, **conditions):
+        return latents
+
+
+def test_no_weight_is_initialised_only_to_be_overwritten(directory, monkeypatch):
+    devices = []
+    initialise = UViT.initialise
+    monkeypatch.setattr(
+        UViT, "initialise", lambda self: (devices.append(self.norm.weight.device.type), initialise(self))
+    )
+    model = UniDiffuser.from_pretrained(directory)
+    before = weights(model)
+    assert devices == ["meta"] and before.isfinite().all()
+    model.train()
+    trainer(directory.parent, 1).fit(model, loader())  # what was assigned trains like any other
+    assert not torch.equal(weights(model), before)
+
+
+def test_a_buffer_that_no_file_keeps_is_made_all_the_same(monkeypatch):
+    monkeypatch.setattr(
+        description, "load_plugins", lambda: Registry(registrations={"Positions": Registration(Positions, "")})
+    )
+    backbone = Description({}, {"class": "Positions"}).make_backbone({}, is_empty=True)
+    assert backbone.positions.tolist() == [0, 1, 2, 3] and not backbone.weight.is_meta

@@ -150,3 +150,11 @@ def test_adding_a_modality_changes_no_draw_of_another():
     batch = next(iter(loader()))
     pair, single = make(), UniDiffuser({"a": Modality(NumberCodec())}, partial(UViT, width=16, depth=3, heads=2))
     assert torch.equal(pair.objective.times(batch)["a"], single.objective.times(batch)["a"])
+
+
+def test_the_losses_of_streams_are_logged_at_the_loggers_steps_alone(tmp_path):
+    model, seen = make(), []
+    log_dict = model.log_dict
+    model.log_dict = lambda rows, **more: (seen.append(model.global_step + 1), log_dict(rows, **more))
+    trainer(tmp_path, 7, log_every_n_steps=3).fit(model, loader())
+    assert seen == [3, 6]
