@@ -219,6 +219,10 @@ class ForwardProcess(nn.Module, ABC):
         """Whether this step leaves every state of this shape as it is, so that no clean estimate is needed for it."""
         return False
 
+    def knows(self, t: float) -> bool:
+        """Whether a state at this time is its own clean estimate, so that the network need not be asked."""
+        return False
+
     def renoise(
         self, x: Shaped[Tensor, "b *shape"], t: float, t_next: float, draws: Draws
     ) -> Shaped[Tensor, "b *shape"]:

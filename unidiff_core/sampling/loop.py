@@ -34,7 +34,7 @@ class StepReport:
         steps: steps in all.
         times: modality → time now, as a fraction of T.
         clean: clean estimates ``"<modality>.<stream>" -> [b, ...]`` that the step was made with, of all streams; the
-            last ones, if it moved nothing and needed none (none before the first).
+            last ones, if it needed none, as it moves nothing, adds fresh noise, or begins clean.
         latents: the state now.
     """
 
@@ -152,7 +152,9 @@ class _Sampler:
             return self.hold(latents, ends[1], step + 1), self._clean
         fresh = {key: move for key, move in moves.items() if self._renoises(key, move)}
         moves = {key: move for key, move in moves.items() if key not in fresh}
-        if moves:  # fresh noise asks for no estimate
+        if all(self.process(key).knows(move.t) for key, move in moves.items()):
+            self._clean = {**self._clean, **{key: latents[key] for key in moves}}  # fresh noise asks for no estimate
+        else:
             self._clean = self.evaluate(latents, ends[0])
         clean, moved = self._clean, dict(latents)
         for key, move in fresh.items():

@@ -32,13 +32,22 @@ def wrong(processes):
     return predict
 
 
-def test_the_clean_estimate_of_a_clean_state_is_the_state():
-    """An inversion's first step starts clean: what the network says there does not move it."""
+def test_a_clean_state_is_its_own_clean_estimate():
+    """An inversion's first step starts clean: the network is asked where it ends, and never at 0."""
     value = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    for solver in ("ddim", "dpmpp_2m"):
-        spec = {"a": [[0, 0], [1, 0.001]], "b": 1}
-        up = run(wrong, spec, supplied={"a.v": value}, steps=1, solver=solver)["a.v"]
+    calls = []
+
+    def spy(processes):
+        def predict(latents, times):
+            calls.append(times["a"][0].item())
+            return wrong(processes)(latents, times) | {"a.v": value}
+
+        return predict
+
+    for solver in ("ddim", "dpmpp_2m", "heun"):
+        up = run(spy, {"a": [0, 0.001], "b": 1}, supplied={"a.v": value}, steps=1, solver=solver)["a.v"]
         assert (up - value).abs().max() < 0.01, solver
+    assert calls == [1.0] * 3
 
 
 def test_a_step_that_ends_clean_is_not_evaluated_again():

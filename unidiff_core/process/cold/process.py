@@ -138,9 +138,13 @@ class Cold(ForwardProcess):
             lambda schedule, rows, part: solver.step(schedule, rows[0], rows[1], part), [x, clean], step
         )
 
+    def knows(self, t: float) -> bool:
+        """At 0."""
+        return t == 0
+
     def corrects(self, step: Step, solver: GaussianSolver) -> bool:
-        """If the solver does, but for a step that ends without noise."""
-        return solver.corrects and step.t_next > 0 and self.noise > 0
+        """If there is noise where the step ends, and the solver does or the step begins clean."""
+        return step.t_next > 0 and self.noise > 0 and (solver.corrects or step.t == 0)
 
     def correct(
         self,

@@ -152,9 +152,15 @@ class Gaussian(ForwardProcess):
         spread = max(0.0, sigma_next**2 - (ratio * sigma) ** 2) ** 0.5
         return ratio * x + spread * draws.normal(x.shape[1:]).to(x.dtype)
 
+    def knows(self, t: float) -> bool:
+        """Where there is no noise."""
+        return alpha_sigma(self.schedule, t)[1] == 0
+
     def corrects(self, step: Step, solver: GaussianSolver) -> bool:
-        """If the solver does, but for a step that ends clean: there the state is its own clean estimate."""
-        return solver.corrects and alpha_sigma(self.schedule, step.t_next)[1] > 0
+        """If the solver does, but for a step that ends clean: there the state is its own clean estimate. A step that
+        begins clean is always corrected: see `off_clean`.
+        """
+        return not self.knows(step.t_next) and (solver.corrects or self.knows(step.t))
 
     def correct(
         self,

@@ -37,8 +37,8 @@ class GaussianSolver(Solver, ABC):
         """The state at `step.t_next`, from that at `step.t` and its clean estimate."""
 
     def correct(self, schedule: NoiseSchedule, x: X, x_next: X, clean: X, clean_next: X, step: Step) -> X:
-        """A better `x_next`, from the clean estimate made there; for a solver that `corrects`."""
-        return x_next
+        """A better `x_next`, from the clean estimate there; for a solver that `corrects`, and off a clean state."""
+        return off_clean(schedule, x, clean_next, step.t, step.t_next) if _is_clean(schedule, step.t) else x_next
 
 
 class Family(GaussianSolver):
@@ -273,15 +273,29 @@ def multistep(schedule: NoiseSchedule, x: X, clean: X, step: Step, *, order: int
     return linear + alpha_next * (1 - decay / h) * slope + alpha_next * (1 - 2 / h + 2 * decay / h**2) * bend
 
 
+def off_clean(schedule: NoiseSchedule, x: X, clean_next: X, t: float, t_next: float) -> X:
+    """A step from a clean state with the noise estimate of its end: the step down from there comes back.
+
+    A clean state's own clean estimate says that its noise is 0, and the network that takes the last step down says
+    otherwise: an inversion that goes by the first is first order in the number of steps (docs/log.md).
+    """
+    level = alpha_sigma(schedule, t_next)[0] / alpha_sigma(schedule, t)[0] * x
+    return 2 * level - alpha_sigma(schedule, t_next)[0] * clean_next
+
+
+def _is_clean(schedule: NoiseSchedule, t: float) -> bool:
+    alpha, sigma = alpha_sigma(schedule, t)
+    return alpha > 0 and sigma == 0
+
+
 def trapezoid(schedule: NoiseSchedule, x: X, clean: X, clean_next: X, t: float, t_next: float) -> X:
     """The line through the estimates at both ends, integrated exactly in λ: Heun's method for the equation above.
 
-    At an infinite λ the same trapezoid is taken in the variable that stays finite there.
+    At an infinite λ the same trapezoid is taken in the variable that stays finite there; see `off_clean` for sigma = 0.
     """
+    if _is_clean(schedule, t):
+        return off_clean(schedule, x, clean_next, t, t_next)
     (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma(schedule, t), alpha_sigma(schedule, t_next)
-    if sigma == 0:  # in the noise estimate, which is 0 here
-        level = alpha_next / alpha * x
-        return level + 0.5 * (level - alpha_next * clean_next)
     if sigma_next == 0:
         return alpha_next * clean_next
     if alpha == 0 or alpha_next == 0:  # in alpha/sigma, which is 0 here
