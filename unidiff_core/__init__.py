@@ -10,6 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unidiff_core.application.chain import chain
+    from unidiff_core.application.interpolation import interpolate
+    from unidiff_core.application.moment import Moment, film
+    from unidiff_core.application.selection import best_of
+    from unidiff_core.application.variation import vary
     from unidiff_core.codec.codec import Codec, Draw, EmptyRaw, Raw
     from unidiff_core.codec.frozen import FrozenCodec
     from unidiff_core.codec.label import LabelCodec
@@ -53,6 +58,11 @@ if TYPE_CHECKING:
     from unidiff_core.training.start import Start
 
 _HOMES = {
+    "application.chain": ("chain",),
+    "application.interpolation": ("interpolate",),
+    "application.moment": ("Moment", "film"),
+    "application.selection": ("best_of",),
+    "application.variation": ("vary",),
     "codec.codec": ("Codec", "Draw", "EmptyRaw", "Raw"),
     "codec.frozen": ("FrozenCodec",),
     "codec.label": ("LabelCodec",),

@@ -145,6 +145,13 @@ class ImageCodec(FrozenCodec):
         contact_sheet([*images, *raws]).save(sheet)
         return [*paths, sheet]
 
+    def film(self, rows: Sequence[Sequence[Image.Image]], folder: Path) -> list[Path]:
+        """Write ``film.png``: a row for each sample, its moments from left to right."""
+        path = folder / "film.png"
+        images = [image for row in rows for image in row]
+        contact_sheet(images, columns=len(rows[0]), limit=len(images)).save(path)
+        return [path]
+
     def html(self, raw: Image.Image) -> str:
         """The image itself, as a data URI; small ones enlarged with their pixels visible."""
         data = base64.b64encode(self.to_bytes(raw)).decode()

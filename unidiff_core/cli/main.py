@@ -23,6 +23,9 @@ COMMANDS = {
     "validate": ("fit", "the loss on the validation shards"),
     "test": ("fit", "the loss on the test shards"),
     "sample": ("sample", "sample any marginal, conditional or joint distribution by a timestep spec"),
+    "vary": ("vary", "variations: samples through other modalities and back"),
+    "chain": ("chain", "specs in turn, each on what those before left: blocked Gibbs sampling"),
+    "interpolate": ("interpolate", "what lies between two samples"),
     "evaluate": ("evaluate", "judge samples of many queries; writes evaluation.json and report.html"),
     "convert": ("convert", "read weights in another layout, such as the released ones, into a model directory"),
     "export": ("export", "write a model directory in another layout"),
@@ -38,7 +41,7 @@ REFUSING = ("pytorch_lightning.", "lightning_fabric.", "torch.optim.")
 
 def help_text() -> str:
     """What ``unidiffuser --help`` prints."""
-    rows = "\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {text}" for name, (_, text) in COMMANDS.items())
     return f"""usage: unidiffuser COMMAND [options]
 
 One transformer learns every marginal, conditional and joint distribution of N modalities.

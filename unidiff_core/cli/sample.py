@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import yaml
 from jsonargparse import ArgumentParser
-from rich.console import Console
 
-from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, check_device, cost, tidied
+from unidiff_core.cli.call import (
+    add_given,
+    add_model,
+    given_of,
+    load_model,
+    mapping_of,
+    parsed,
+    parser_of,
+    read_latents,
+    sampling_of,
+    steps_of,
+    write,
+    write_latents,
+)
+from unidiff_core.cli.option import cost
 from unidiff_core.foundation.progress import progress
-
-if TYPE_CHECKING:
-    from unidiff_core.codec.codec import Raw
-    from unidiff_core.sampling.loop import StepReport
-    from unidiff_core.system import UniDiffuser
 
 USAGE = "unidiffuser sample MODEL [SPEC] [--given NAME=VALUE] [options]"
 DESCRIPTION = """Sample from a model directory what a timestep spec solves.
@@ -35,102 +39,70 @@ then the image; [start, end] is a solved path, a number a held time, 0 is clean 
 
   unidiffuser sample runs/digits "image | text" --given text="a red seven" --num 16 --guidance 2 --out out/
   unidiffuser sample runs/digits "text | image" --given image=some.png
+
+Latents go in and out as safetensors files, one tensor for each stream: --latents writes what is sampled so, --given
+NAME=FILE.safetensors gives it, and --states starts a path from it. So an inversion comes back:
+
+  unidiffuser sample runs/digits --spec '{image: [0, 1]}' --given image=some.png --latents --out noise/
+  unidiffuser sample runs/digits "image" --states noise/latents.safetensors
 """
 
 
 def _parser() -> ArgumentParser:
-    from unidiff_core.sampling.options import SamplingOptions
-
-    # Plain YAML: what is said of a given value is taken at its word, ${…} too.
-    options = {"prog": "unidiffuser sample", "usage": USAGE, "description": DESCRIPTION, "parser_mode": "yaml"}
-    parser = ArgumentParser(**PARSER_OPTIONS | options | {"formatter_class": DefaultsFormatter})
+    parser = parser_of("sample", USAGE, DESCRIPTION)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")
     add("text_spec", nargs="?", type=str, metavar="SPEC", help="Timestep spec, text form.")
     add("--spec", type=str, metavar="MAPPING", help="Timestep spec, mapping form (YAML).")
+    add_given(parser)
     add(
-        "--given",
+        "--against",
         action="append",
         type=str,
         default=[],
         metavar="NAME=VALUE",
-        help="A value: a path to a file, or text. Repeatable.",
+        help="A value of what is held that guidance leads away from, in place of noise. Repeatable.",
     )
-    add("--num", type=int | None, default=None, help="Samples: one, or as many as are given, if this is not.")
-    add_options_of(parser, SamplingOptions, as_group=False)
-    add("--weights", choices=["ema", "model"], default="ema", help="Averaged weights, or the last ones.")
-    add("--device", type=str, default="cpu", help="cpu, cuda, ...")
-    add("--out", type=Path, default=Path("out"), help="Folder for the samples.")
-    add("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
+    add("--states", type=Path | None, default=None, metavar="FILE", help="Latents at the start of their paths.")
+    add("--latents", action="store_true", help="Write latents.safetensors, and decode nothing.")
+    add_model(parser)
     return parser
 
 
 def run(argv: Sequence[str]) -> None:
     """Parse the options, sample, write."""
-    from unidiff_core.foundation.plugin import load_plugins
-
     parser = _parser()
-    if not {"-h", "--help"} & {*argv}:  # which needs none of them, and answers at once
-        load_plugins()
-    options = parser.instantiate_classes(parser.parse_args(tidied(parser, argv)))
+    options = parsed(parser, argv)
     if options.spec is None and options.text_spec is None:
         raise ValueError('nothing to sample: give a spec, like "image | text", or --spec with a mapping')
     if options.spec is not None and options.text_spec is not None:
         raise ValueError("give SPEC or --spec, not both")
-    spec = options.text_spec if options.spec is None else _mapping(options.spec, "--spec")
+    spec = options.text_spec if options.spec is None else mapping_of(options.spec, "--spec")
 
-    from unidiff_core.sampling.options import SamplingOptions
+    from unidiff_core.foundation.latents import modality_of
     from unidiff_core.sampling.spec import TimestepSpec
-    from unidiff_core.system import UniDiffuser
 
-    sampling = SamplingOptions(
-        **{row.name: options[row.name] for row in fields(SamplingOptions) if row.name in options}
-    )
-    model = UniDiffuser.from_pretrained(options.model, weights=options.weights, allow_hub=options.allow_hub)
-    model = model.to(check_device(options.device))
-    parsed = TimestepSpec.parse(spec, model.modalities)
-    given = _given(options.given, model)
-    parsed.check_supplied(given)
-    num = options.num or max([1, *map(len, given.values())])
-    steps = math.ceil(num / sampling.batch_size) * sampling.steps
-    print(cost(parsed, sampling, model.modalities, num), file=sys.stderr, flush=True)
-    with progress(f"sample {parsed}", steps, "steps", transient=True) as show:
-
-        def advance(report: StepReport) -> None:
-            show(report.step, scale=num / steps)
-
-        solved = model.sample(parsed, given, options.num, options=sampling, on_step=advance)
-    write(model, solved, options.out)
-
-
-def write(model: UniDiffuser, solved: Mapping[str, list[Raw]], out: Path) -> None:
-    """Write each solved modality to a folder of its own, in its codec's form, and say where."""
-    console = Console(highlight=False, soft_wrap=True)
-    for name, raws in solved.items():
-        folder = out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        files = model.modalities[name].codec.save(raws, folder)
-        console.print(f"{len(raws)} {name}: {files[-1] if files else folder}")
-        if others := len(set(folder.iterdir()) - set(files)):
-            console.print(f"  {folder} also holds {others} files of an earlier call; --out keeps calls apart")
-        for raw in [raw for raw in raws if isinstance(raw, str)][:16]:
-            console.print(f"  {raw}", markup=False)
-
-
-def _given(rows: Sequence[str], model: UniDiffuser) -> dict[str, Any]:
-    given: dict[str, list[Any]] = {}
-    for row in rows:
-        name, equals, value = row.partition("=")
-        if not equals:
-            raise ValueError(f"--given {row!r} is not NAME=VALUE")
-        if name not in model.modalities:
-            raise ValueError(f"--given {row!r}: unknown modality {name!r}; known: {', '.join(model.modalities)}")
-        given.setdefault(name, []).append(model.modalities[name].codec.parse(value))
-    return given
-
-
-def _mapping(text: str, option: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{option} {text!r} is not YAML: {error}") from error
+    sampling, model = sampling_of(options), load_model(options)
+    timestep_spec = TimestepSpec.parse(spec, model.modalities)
+    given, against = given_of(options.given, model), given_of(options.against, model, "--against")
+    states = read_latents(options.states, model) if options.states else {}
+    names = [{*map(modality_of, row)} for row in (given, states, against)]
+    timestep_spec.check_supplied(*names)
+    num = options.num or max([1, *map(len, given.values()), *map(len, states.values())])
+    print(cost(timestep_spec, sampling, model.modalities, num), file=sys.stderr, flush=True)
+    steps = steps_of(sampling, num)
+    with progress(f"sample {timestep_spec}", steps, "steps", transient=True) as show:
+        solved = model.sample(
+            timestep_spec,
+            given,
+            options.num,
+            options=sampling,
+            on_step=lambda report: show(report.step, scale=num / steps),
+            latents=options.latents,
+            states=states,
+            against=against,
+        )
+    if options.latents:
+        write_latents(solved, options.out)
+    else:
+        write(model, solved, options.out)

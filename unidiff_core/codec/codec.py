@@ -120,6 +120,13 @@ class Codec(nn.Module, ABC):
             path.write_bytes(self.to_bytes(raw))
         return paths
 
+    def film(self, rows: Sequence[Sequence[Raw]], folder: Path) -> list[Path]:
+        """Write samples as they changed, a row of moments each, for people to look at; returns the files written.
+
+        None by default: the page of a film shows every modality by `html`.
+        """
+        return []
+
     def html(self, raw: Raw) -> str:
         """An HTML fragment that shows one sample in a report, self-contained."""
         return f"<code>{escape(json.dumps(raw, default=repr, ensure_ascii=False))}</code>"

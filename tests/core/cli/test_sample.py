@@ -22,7 +22,7 @@ def asked(monkeypatch, model, tmp_path):
     """Runs the command; gives what the model was asked."""
     calls = []
 
-    def sample(self, spec, given=None, num=None, *, options=None, on_step=None):
+    def sample(self, spec, given=None, num=None, *, options=None, on_step=None, **more):
         calls.append((str(spec), given, num, options))
         return {name: [1.0] * (num or 1) for name in spec.solved}
 

@@ -1,0 +1,106 @@
+"""``unidiffuser chain``: one spec after the other, each on what those before have left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from unidiff_core.cli.call import (
+    add_given,
+    add_model,
+    given_of,
+    load_model,
+    mapping_of,
+    parsed,
+    parser_of,
+    sampling_of,
+    steps_of,
+    write,
+)
+from unidiff_core.foundation.progress import progress
+
+if TYPE_CHECKING:
+    from unidiff_core.application.moment import Moment
+    from unidiff_core.sampling.options import SamplingOptions
+    from unidiff_core.system import UniDiffuser
+
+USAGE = 'unidiffuser chain MODEL "SPEC" "SPEC" ... [--given NAME=VALUE] [--rounds N] [options]'
+DESCRIPTION = """Chains: specs in turn, each of which replaces what it solves and passes it on as latents.
+
+Two conditionals in alternation are blocked Gibbs sampling: the pairs come to be of the joint distribution. Any
+alternation will do, and any specs in it, noisy conditions and starts below pure noise among them:
+
+  "text | image" "image | text"                        from a given image
+  "image" "text | image" "image | text"                from nothing: the first image is of the marginal
+  "text | image" "image@0.6 | text@0.2"                small moves
+  "image, text | audio" "audio | image, text"          two blocks of three modalities
+
+A spec in braces is a mapping, '{image: [1, 0], text: {hold: [0.5, 0]}}' (see `unidiffuser sample --help`). Each link
+has a seed of its own. What was solved last is written, and film.html shows every link, a row for each chain.
+
+  unidiffuser chain runs/digits "text | image" "image | text" --given image=seven.png --rounds 4 --num 6 --out chain/
+"""
+
+
+def _parser() -> ArgumentParser:
+    parser = parser_of("chain", USAGE, DESCRIPTION)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")
+    parser.add_argument("specs", nargs="+", type=str, metavar="SPEC", help="Timestep specs, in the order of the links.")
+    parser.add_argument("--rounds", type=int, default=1, help="How often the specs are gone through.")
+    add_given(parser)
+    add_model(parser)
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Parse the options, go through the links, write."""
+    options = parsed(_parser(), argv)
+    model = load_model(options)
+    specs = [mapping_of(spec, "SPEC") if spec.lstrip().startswith("{") else spec for spec in options.specs]
+    run_chain(model, specs, given_of(options.given, model), options, sampling_of(options), "chain", options.rounds)
+
+
+def run_chain(
+    model: UniDiffuser,
+    specs: Sequence[Any],
+    given: Mapping[str, Any],
+    options: Any,
+    sampling: SamplingOptions,
+    title: str,
+    rounds: int = 1,
+) -> None:
+    """Go through the links with a bar, and write film and samples."""
+    from unidiff_core.application.chain import chain
+
+    if rounds < 1:
+        raise ValueError(f"--rounds={rounds}: a chain has one round at least")
+    num = options.num or max([1, *map(len, given.values())])
+    steps = steps_of(sampling, num) * len(specs) * rounds
+    with progress(title, steps, "steps", transient=True) as show:
+        links = chain(
+            model,
+            specs,
+            given,
+            options.num,
+            rounds=rounds,
+            options=sampling,
+            on_step=lambda report: show(report.step, scale=0),
+        )
+        moments = list(links)
+    write_moments(model, moments, options.out, title)
+
+
+def write_moments(model: UniDiffuser, moments: Sequence[Moment], out: Path, title: str) -> None:
+    """Write the film of all moments and the samples of the last, each modality's as `sample` writes it."""
+    from unidiff_core.application.moment import film
+
+    files = film(model, moments, out, title=title)
+    last = {name: i for i, moment in enumerate(moments) for name in moment.solved}
+    write(model, {name: moments[i].decode(model)[name] for name, i in last.items()}, out)
+    console = Console(highlight=False, soft_wrap=True)
+    for path in files:
+        console.print(f"{len(moments)} moments: {path}", markup=False)
