@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 RECIPE := recipes/digits
 
-.PHONY: demo audio emoji finetune missing unpaired tokens table test lint acceptance faults clean
+.PHONY: demo audio emoji finetune missing unpaired tokens table test bench lint acceptance faults clean
 
 demo: .venv/.installed  ## the digits recipe, from nothing to runs/digits/report.html
 	$(BIN)/unidiffuser shards -c $(RECIPE)/shards.yaml
@@ -88,6 +88,9 @@ acceptance: .venv/.installed  ## the long, counted campaigns; their outcome is c
 
 faults: .venv/.installed  ## inject faults and write the scoreboard into docs/reliability.md; FULL=1 for the long run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(if $(FULL),--full)
+
+bench: .venv/.installed  ## side by side with diffusers and plain loops, into docs/performance.md; nothing else should run
+	$(BIN)/python benchmarks/performance.py
 
 lint: .venv/.installed  ## style, types, import contracts
 	$(BIN)/ruff check .
