@@ -191,3 +191,22 @@ def test_a_table_of_symbols_begins_as_the_positions_that_are_added_to_it():
         assert table == pytest.approx(0.88 * std, rel=0.05), "a normal cut at two standard deviations"
     for name in ("rest:values.embed.weight", "words:ids.head.weight"):
         assert torch.equal(spread(0.02, name), spread(0.5, name))
+
+
+def test_scaled_linear_layers_keep_the_size_of_what_goes_through_them_and_heads_begin_small():
+    ports = ports_of({"rest.values": Stream.vector(9)})
+
+    def network(**options):
+        torch.manual_seed(0)
+        return UViT(ports, width=64, depth=3, heads=4, **options)
+
+    scaled, plain = network(scaled_init=True), network()
+    for name, layer in scaled.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            expected = 0.02 if name.endswith(".head") else layer.in_features**-0.5
+            std = layer.weight.std().item()
+            assert std == pytest.approx(expected, rel=0.15), name
+            assert plain.get_submodule(name).weight.std().item() == pytest.approx(0.02, rel=0.15), name
+    assert torch.equal(
+        scaled.get_parameter("streams.rest:values.position"), plain.get_parameter("streams.rest:values.position")
+    )
