@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unidiff_core import Members, Source
+from unidiff_core.data.shard import numbered
 
 IMAGE, CAPTION = "png", "txt"
 """Member endings, those of the shipped codecs. An image keeps its own bytes, of whatever format."""
@@ -55,7 +56,7 @@ class PairSource(Source):
         return {split: count for split, count in counts.items() if count}
 
     def samples(self, split: str) -> Iterator[Members]:
-        """Image, caption, and under ``json`` what else is known."""
+        """Image, caption or several, and under ``json`` what else is known."""
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; there are {' and '.join(SPLITS)}")
         for key in self._keys(split):
@@ -80,7 +81,7 @@ class PairSource(Source):
     def _tell_several(self, num: int, total: int) -> None:
         if num:
             warnings.warn(
-                f"{num} of {total} samples have several captions: the first of each is used, all are among its labels",
+                f"{num} of {total} samples have several captions: all are kept, and one is drawn at each use",
                 stacklevel=2,
             )
 
@@ -90,9 +91,9 @@ class FolderSource(PairSource):
 
     An image's caption is in the text file of the same name (``cat.jpg``, ``cat.txt``), or in a ``metadata.jsonl`` or
     ``metadata.csv`` of its folder, as Hugging Face's imagefolder has it: a line ``{"file_name": "cat.jpg", "text": "a
-    cat"}`` each, other fields being kept as labels. Of several captions (a list, or several lines of one image) the
-    first is the caption, and the labels keep all. Links are followed, those to folders elsewhere with a warning; one
-    to a file elsewhere is an error. What is hidden is left out.
+    cat"}`` each, other fields being kept as labels. Several captions (a list, or several lines of one image) are all
+    kept; one is drawn at each use. Links are followed, those to folders elsewhere with a warning; one to a file
+    elsewhere is an error. What is hidden is left out.
 
     Args:
         folder: of the files.
@@ -135,15 +136,12 @@ class FolderSource(PairSource):
         return sorted(_walk(root, root.resolve(), set()))
 
     def members(self, key: str) -> dict[str, Any]:
-        """The image's bytes, its caption if it has one, its file's name and other metadata."""
+        """The image's bytes, its captions if it has any, its file's name and other metadata."""
         name = self.names[key]
         captions = self._captions(name)
         members: dict[str, Any] = {IMAGE: (Path(self.folder).expanduser() / name).read_bytes()}
+        members |= numbered(CAPTION, [caption.encode() for caption in captions])
         labels = {field: value for field, value in self._metadata.get(name, {}).items() if field != self.text}
-        if captions:
-            members[CAPTION] = captions[0].encode()
-        if len(captions) > 1:
-            labels[self.text] = captions
         return members | {"json": json.dumps(labels | {"file_name": name}, ensure_ascii=False).encode()}
 
     def _captions(self, name: str) -> list[str]:
@@ -199,7 +197,7 @@ class DatasetSource(PairSource):
         path: of the data set.
         split: the split to read, if it has several.
         image: column of images.
-        caption: column of captions, texts or lists of them; of several the first is the caption, the labels keep all.
+        caption: column of captions, texts or lists of them; several are all kept, and one is drawn at each use.
         validation: share of the rows that is kept for validation, by the images' file names, or the rows' numbers.
         unpaired: a row without image or caption is an error, kept without it, or left out.
 
@@ -236,17 +234,14 @@ class DatasetSource(PairSource):
         return names
 
     def members(self, key: str) -> dict[str, Any]:
-        """The image's bytes, its caption, and the columns that hold numbers or texts."""
+        """The image's bytes, its captions, and the columns that hold numbers or texts."""
         row = dict(self._rows[int(key)])
         image, captions = row.pop(self.image), captions_in(row.pop(self.caption), f"{self.path}, row {int(key)}")
         members: dict[str, Any] = {}
         if image is not None:
             members[IMAGE] = image if isinstance(image, bytes) else image["bytes"] or Path(image["path"]).read_bytes()
         labels: dict[str, Any] = {field: value for field, value in row.items() if isinstance(value, (str, int, float))}
-        if captions:
-            members[CAPTION] = captions[0].encode()
-        if len(captions) > 1:
-            labels[self.caption] = captions
+        members |= numbered(CAPTION, [caption.encode() for caption in captions])
         return members | {"json": json.dumps(labels, ensure_ascii=False).encode()}
 
     @property

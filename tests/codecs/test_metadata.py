@@ -3,31 +3,77 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from unidiff_codecs.source import DatasetSource, FolderSource
 from unidiff_codecs.text import TextCodec
+from unidiff_codecs.tokens import Tokens, TokensCodec
+from unidiff_codecs.training import PairData
 
+from tests.command import run_command
 from unidiff_core.cli import shards as shards_command
+from unidiff_core.data.module import OrderedData
 from unidiff_core.data.salvage import read_shards
+from unidiff_core.data.shard import alternatives_of
 
 from . import cases
 
 
 def written(folder, target, *options):
-    """What `unidiffuser shards` writes of a folder: caption and labels of each."""
+    """What `unidiffuser shards` writes of a folder: a caption, none, or a list of several, and the labels of each."""
     source = ["--source=FolderSource", f"--source.folder={folder}", "--source.validation=0"]
     shards_command.run([*source, *options, f"--output={target}"])
     rows = list(read_shards(target / "train"))
-    return [row["txt"].decode() if "txt" in row else None for row in rows], [json.loads(row["json"]) for row in rows]
+    captions = [[row[name].decode() for name in alternatives_of(row, "txt")] for row in rows]
+    shown = [found if len(found) > 1 else next(iter(found), None) for found in captions]
+    return shown, [json.loads(row["json"]) for row in rows]
 
 
 def test_a_list_of_captions_is_several_captions(tmp_path):
     folder = cases.with_metadata(tmp_path / "folder", text=lambda i: [f"a red {i}", f"the red {i}"])
     with pytest.warns(UserWarning, match="6 of 6 samples have several captions"):
         captions, labels = written(folder, tmp_path / "out")
-    assert captions == [f"a red {i}" for i in range(6)]
-    assert [row["text"] for row in labels] == [[f"a red {i}", f"the red {i}"] for i in range(6)]
+    assert captions == [[f"a red {i}", f"the red {i}"] for i in range(6)]
+    assert labels[3] == {"file_name": "3.png"}
+
+
+def test_all_of_several_captions_are_trained_on(tmp_path):
+    """From the folder through `shards`, `fit-codec` and `encode` to the batches of a training."""
+    folder = cases.with_metadata(tmp_path / "folder", text=lambda i: [f"a red {i}", f"the red {i}"])
+    with pytest.warns(UserWarning, match="all are kept, and one is drawn at each use"):
+        written(folder, tmp_path / "shards")
+    shards, latents = str(tmp_path / "shards/train"), str(tmp_path / "latents")
+    pairs = PairData(shards, size=32, batch_size=6, holdout=0.2)
+    pairs.setup()
+    loader, seen = pairs.train_dataloader(), set()
+    for epoch in range(12):
+        loader.sampler.set_epoch(epoch)
+        seen.update(text for batch in loader for text in batch["text"])
+    assert seen == {f"{word} red {i}" for word in ("a", "the") for i in range(5)}
+    assert [text for batch in pairs.val_dataloader() for text in batch["text"]] == ["a red 5"]
+    options = ("--data=CaptionData", f"--data.folder={shards}", "--data.holdout=0.3", "--output", tmp_path / "tokens")
+    done = run_command("fit-codec", "--model=TokensTraining", "--model.kind=bpe", *options)
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "tokens/metrics.json").read_text())["exact"] == 1.0
+    size = Tokens.read(str(tmp_path / "tokens")).size
+    codec = {"class_path": "TokensCodec", "init_args": {"tokenizer": str(tmp_path / "tokens"), "vocabulary": size}}
+    done = run_command("encode", "--codecs", json.dumps({"text": codec}), "--folders", json.dumps({shards: latents}))
+    assert "6 of 6 samples\n  6 with several text: one is drawn at each use" in done.out
+    data = OrderedData(latents, latents, batch_size=60)
+
+    def shown(loader):
+        texts = TokensCodec(**codec["init_args"]).decode
+        return [texts({"ids": batch.stored["text.ids"]}) for batch in loader]
+
+    assert shown(data.val_dataloader()) == [[f"a red {i}" for i in range(6)]]
+    data = OrderedData(latents, batch_size=6)
+    data.trainer = SimpleNamespace(global_step=0, global_rank=0, world_size=1, lightning_module=None)
+    data.trainer.strategy = SimpleNamespace(root_device="cpu")
+    drawn = set()
+    for data.trainer.global_step in range(12):
+        drawn.update(*shown(data.train_dataloader()))
+    assert drawn == {f"{word} red {i}" for word in ("a", "the") for i in range(6)}
 
 
 def test_several_lines_of_one_picture_are_several_captions(tmp_path):
@@ -36,7 +82,7 @@ def test_several_lines_of_one_picture_are_several_captions(tmp_path):
     cases.write(folder / "metadata.jsonl", cases.jsonl(rows))
     with pytest.warns(UserWarning, match="6 of 6 samples have several captions"):
         captions, labels = written(folder, tmp_path / "out")
-    assert captions[2] == "a red 2" and labels[2]["text"] == ["a red 2", "the red 2"]
+    assert captions[2] == ["a red 2", "the red 2"] and labels[2] == {"file_name": "2.png"}
 
 
 @pytest.mark.parametrize("value", [5, 2.5, True, {"en": "a red"}, ["a red", 5], [["a red"]]])
@@ -68,8 +114,8 @@ def test_columns_of_a_data_set(tmp_path, values, says):
         return
     with pytest.warns(UserWarning, match="1 of 2 samples have several captions"):
         found = list(source.samples("train"))
-    assert [row["txt"] for row in found] == [b"a", b"c"]
-    assert [json.loads(row["json"]) for row in found] == [{"text": ["a", "b"]}, {}]
+    assert [(row["txt"], row.get("1.txt")) for row in found] == [(b"a", b"b"), (b"c", None)]
+    assert [json.loads(row["json"]) for row in found] == [{}, {}]
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])

@@ -89,6 +89,7 @@ class Tally:
         shards: shards that were lost, as a whole or from some place on.
         uncounted: shards among those of which no manifest says how many samples they held: the rest of what could
             still be counted in them is in `lost`, and there may have been more.
+        several: modality → how many of those kept have several of it, of which one is drawn at each use.
     """
 
     read: int = 0
@@ -98,6 +99,7 @@ class Tally:
     errors: list[str] = field(default_factory=list)
     shards: int = 0
     uncounted: int = 0
+    several: Counter[str] = field(default_factory=Counter)
 
     def lose(self, error: str, count: int = 1) -> None:
         """Count samples that were read, and cannot be used."""
@@ -116,20 +118,25 @@ class Tally:
         self.read, self.kept, self.lost = self.read + other.read, self.kept + other.kept, self.lost + other.lost
         self.shards, self.uncounted = self.shards + other.shards, self.uncounted + other.uncounted
         self.dropped.update(other.dropped)
+        self.several.update(other.several)
         self.errors = [*self.errors, *other.errors][:ERRORS]
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest."""
-        return asdict(self) | {"dropped": dict(sorted(self.dropped.items()))}
+        row = asdict(self) | {"dropped": dict(sorted(self.dropped.items()))}
+        del row["several"]
+        return row | ({"several": dict(sorted(self.several.items()))} if self.several else {})
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Tally:
         """Back from a manifest."""
-        return cls(**dict(row) | {"dropped": Counter(row["dropped"]), "errors": list(row["errors"])})
+        counts = {"dropped": Counter(row["dropped"]), "several": Counter(row.get("several", {}))}
+        return cls(**dict(row) | counts | {"errors": list(row["errors"])})
 
     def __str__(self) -> str:
         """For a person."""
         rows = [f"{self.kept} of {self.read} samples"]
+        rows += [f"{count} with several {name}: one is drawn at each use" for name, count in self.several.items()]
         rows += [f"{count} dropped: {reason}" for reason, count in sorted(self.dropped.items())]
         return "\n  ".join(rows + ([self.loss] if self.errors else []))
 

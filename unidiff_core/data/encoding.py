@@ -14,7 +14,8 @@ from unidiff_core.codec.codec import Codec, EmptyRaw, Raw, check_latent, name_of
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.damage import FAIL, Damage, Tally
 from unidiff_core.data.filter import Filter
-from unidiff_core.data.shard import STORED, Endings, Members, ending_of, listed, title_of
+from unidiff_core.data.shard import STORED, Endings, Members, alternatives_of, listed, numbered_in, title_of
+from unidiff_core.data.tensors import MARK, alternative
 from unidiff_core.foundation.error import reason
 from unidiff_core.foundation.precision import full_precision
 
@@ -60,6 +61,24 @@ class RawReader:
             raise ValueError(f"member .{ending}: {error}") from error
         return self.clean[name].clean(raw) if name in self.clean else raw
 
+    def read_all(self, name: str, members: Mapping[str, bytes]) -> list[Raw]:
+        """The raw samples of several members, without those that are empty or of which cleaning left nothing.
+
+        Raises:
+            EmptyRaw: if all are empty.
+            ValueError: if the codec cannot read one.
+        """
+        raws: list[Raw] = []
+        empty: list[EmptyRaw] = []
+        for ending, data in members.items():
+            try:
+                raws.append(self.read(name, ending, data))
+            except EmptyRaw as error:
+                empty.append(error)
+        if empty and not raws:
+            raise empty[0]
+        return [raw for raw in raws if raw is not None]
+
 
 class SampleEncoder:
     """Encodes samples, a batch at a time; what is stored of a sample depends on that sample alone.
@@ -100,48 +119,62 @@ class SampleEncoder:
             ShardLostError: if its shard is to go with it.
         """
         for row, stored in self.tensors(samples, name, tally):
-            raw = {ending for endings in self.reader.members.values() for ending in endings}
+            endings = {ending for endings in self.reader.members.values() for ending in endings}
+            raw = {name for ending in endings for name in numbered_in(row, ending)}
             kept = {key: value for key, value in row.items() if key not in raw}
             yield kept | {STORED: save(stored)}
 
     def tensors(
         self, samples: Iterable[Members], name: str, tally: Tally
     ) -> Iterator[tuple[Members, dict[str, Tensor]]]:
-        """As `samples`: the members of each and its ``"<modality>.<name>"`` → tensor, without a batch dimension."""
+        """As `samples`: the members of each and its tensors, without a batch dimension.
+
+        These are ``"<modality>.<name>"`` → tensor, and of the others that the sample has of a modality
+        ``"<modality>.<name>#1"`` and so on; see `unidiff_core.data.tensors`.
+        """
         admitted = self._admitted(samples, name, tally)
         while batch := list(islice(admitted, self.batch_size)):
             titles = [f"sample {row['__key__']} of {name}" for row, _ in batch]
             stored, wrong = self._encode([raws for _, raws in batch], titles)
-            for i, (row, _) in enumerate(batch):
+            for i, (row, raws) in enumerate(batch):
                 if i in wrong:
                     tally.kept -= 1
                     self.damage.lose(f"{titles[i]}: {wrong[i]}", tally)
                 else:
+                    tally.several.update(name for name, found in raws.items() if len(found) > 1)
                     yield row, stored[i]
 
     @torch.no_grad()
     def _encode(
-        self, batch: Sequence[Mapping[str, Raw]], titles: Sequence[str]
+        self, batch: Sequence[Mapping[str, Sequence[Raw]]], titles: Sequence[str]
     ) -> tuple[list[dict[str, Tensor]], dict[int, str]]:
         """What is stored of each sample, and number → what is wrong with it, of those of which nothing can be."""
         stored: list[dict[str, Tensor]] = [{} for _ in batch]
         wrong: dict[int, str] = {}
         for name, codec in self.reader.codecs.items():
-            having = [i for i, raws in enumerate(batch) if name in raws and i not in wrong]
-            with full_precision(_device_of(codec)):
-                encoded, failed = _encoded(codec, [batch[i][name] for i in having])
-                wrong |= {having[k]: why for k, why in failed.items()}
-                having = [i for i in having if i not in wrong]
-                if having and name not in self._checked:  # before a training is built on it
-                    check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
-                    self._checked.add(name)
-            for key, values in encoded.items():
-                values = self._as_stored(values).cpu()
-                for i, value in zip(having, values, strict=True):
-                    if value.is_floating_point() and not bool(value.isfinite().all()):
-                        wrong[i] = self._not_finite(codec, f"{name}.{key}")
-                    stored[i][f"{name}.{key}"] = value.contiguous()
+            having = [(i, j) for i, raws in enumerate(batch) if i not in wrong for j in range(len(raws.get(name, ())))]
+            for start in range(0, len(having), self.batch_size):  # more than samples, where these have several
+                part = having[start : start + self.batch_size]
+                encoded, failed = self._encode_part(name, [batch[i][name][j] for i, j in part])
+                wrong |= {part[k][0]: why for k, why in failed.items()}
+                part = [row for k, row in enumerate(part) if k not in failed]
+                for key, values in encoded.items():
+                    for (i, j), value in zip(part, self._as_stored(values).cpu(), strict=True):
+                        if value.is_floating_point() and not bool(value.isfinite().all()):
+                            wrong[i] = self._not_finite(codec, f"{name}.{key}")
+                        stored[i][alternative(f"{name}.{key}", j)] = value.contiguous()
         return stored, wrong
+
+    def _encode_part(self, name: str, raws: Sequence[Raw]) -> tuple[dict[str, Tensor], dict[int, str]]:
+        codec = self.reader.codecs[name]
+        with full_precision(_device_of(codec)):
+            encoded, failed = _encoded(codec, raws)
+            if len(failed) < len(raws) and name not in self._checked:  # before a training is built on it
+                if odd := [key for key in encoded if MARK in key]:
+                    raise ValueError(f"{name_of(codec)} stores {odd[0]!r}; a stored name has no {MARK!r}")
+                check_latent(codec, codec.latent(encoded, lambda _, shape: torch.zeros(shape)))
+                self._checked.add(name)
+        return encoded, failed
 
     def _as_stored(self, values: Tensor) -> Tensor:
         return values.to(self.dtype) if values.is_floating_point() else values
@@ -155,7 +188,7 @@ class SampleEncoder:
 
     def _admitted(
         self, samples: Iterable[Members], name: str, tally: Tally
-    ) -> Iterator[tuple[Members, dict[str, Raw]]]:
+    ) -> Iterator[tuple[Members, dict[str, list[Raw]]]]:
         for row in samples:
             tally.read += 1
             try:
@@ -170,21 +203,22 @@ class SampleEncoder:
             tally.kept += 1
             yield row, raws
 
-    def _raws(self, row: Members) -> dict[str, Raw]:
+    def _raws(self, row: Members) -> dict[str, list[Raw]]:
+        """Modality → its raw samples: one, or several of which one is drawn at each use."""
         for filter in self.keep:
             if reason := filter.reason(row):
                 raise Dropped(reason)
         raws = {}
         for name, endings in self.reader.members.items():
-            ending = ending_of(row, endings)
+            found = alternatives_of(row, endings)
             try:
-                raw = self.reader.read(name, ending, row[ending]) if ending else None
+                several = self.reader.read_all(name, {ending: row[ending] for ending in found})
             except EmptyRaw as error:
-                self._check_missing(f"its member .{ending} for {name!r} is empty ({error})", "")
+                self._check_missing(f"its member .{found[0]} for {name!r} is empty ({error})", "")
                 continue
-            if raw is not None:
-                raws[name] = raw
-            elif ending is None:
+            if several:
+                raws[name] = several
+            elif not found:
                 known = ", ".join(sorted(key for key in row if key != "__key__"))
                 self._check_missing(
                     f"it has no member {title_of(endings)} for {name!r}, only {known}",

@@ -7,7 +7,7 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,6 +72,11 @@ class ShardIndex:
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which maps the shards itself."""
         return self.__dict__ | {"_maps": {}}
+
+    @property
+    def endings(self) -> Collection[str]:
+        """Of all members that there are."""
+        return self.starts.keys()
 
     def has(self, ending: str) -> Tensor:
         """Which samples have such a member, bool ``[n]``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ class Place:
         step: optimizer step.
         batch: rows of the whole global batch; this micro-batch is all of it if not given.
         is_padding: whether the samples count for nothing: they are there so that a process has a micro-batch at all.
+        seed: of what is drawn of a sample at this use; without one nothing is.
     """
 
     rows: Tensor
@@ -33,6 +34,23 @@ class Place:
     step: int
     batch: Tensor | None = None
     is_padding: bool = False
+    seed: int | None = None
+
+    def choose(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Which of a sample's alternatives is used here: drawn by the randomness rule, or without a seed the first.
+
+        Args:
+            counts: modality → how many each sample has, int64 ``[b]``.
+
+        Returns:
+            Modality → int64 ``[b]``, from 0.
+        """
+        if self.seed is None:
+            return {name: torch.zeros_like(count) for name, count in counts.items()}
+        return {
+            name: (randomness.uniform(self.seed, "alternative", name, self.step, self.index) * count).long()
+            for name, count in counts.items()
+        }
 
 
 def num_micro_batches(batch_size: int, micro_batch_size: int, world: int) -> int:
@@ -90,7 +108,7 @@ class GlobalOrder(Sampler[Place]):
         for step in itertools.islice(itertools.count(first), self.num_steps):
             batch = self._global_batch(step)
             for index in torch.arange(self.batch_size).split(self.micro_batch_size)[self.rank :: self.world]:
-                yield Place(batch[index], index, step, batch)
+                yield Place(batch[index], index, step, batch, seed=self.seed)
 
     def __len__(self) -> int:
         if self.num_steps is None:

@@ -6,8 +6,9 @@ import tarfile
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -19,8 +20,9 @@ from unidiff_core.data.shard import (
     Hashed,
     Patient,
     UnsortedError,
-    ending_of,
+    alternatives_of,
     listed,
+    numbered,
     read_samples,
     split_name,
     title_of,
@@ -136,7 +138,8 @@ def read_having(where: str | Path | Sequence[str], *members: Endings) -> Iterato
         *members: an ending each, or several of which a sample has one.
 
     Yields:
-        The sample, each of the members under the first of its endings, and under ``__url__`` its shard.
+        The sample, each of the members under the first of its endings, and under ``__url__`` its shard. Where it has
+        several members of an ending, the first; the others are under ``1.<ending>`` and so on.
 
     Raises:
         ValueError: if none has; says which members there are.
@@ -202,12 +205,14 @@ def _made(
         tally.read += 1
         known.update(sample.keys() - {"__key__"})
         try:
-            found = [ending_of(sample, endings) for endings in members]
-            if None in found:
+            found = [alternatives_of(sample, endings) for endings in members]
+            if not all(found):
                 tally.dropped[lacking] += 1
                 continue
-            own = {first: sample[name] for first, name in zip(firsts, found, strict=True) if name}
-            made = read({**sample, "__url__": str(samples.shard), **own})
+            own = dict(chain(*(_named(first, sample, names) for first, names in zip(firsts, found, strict=True))))
+            others = {name for names in found for name in names[1:]}
+            kept = {name: content for name, content in sample.items() if name not in others}
+            made = read({**kept, "__url__": str(samples.shard), **own})
         except EmptyRaw:
             tally.dropped["have an empty member"] += 1
             continue
@@ -216,6 +221,11 @@ def _made(
             continue
         tally.kept += 1
         yield made
+
+
+def _named(first: str, sample: Mapping[str, Any], names: Sequence[str]) -> Iterable[tuple[str, Any]]:
+    """A sample's alternatives, under names that begin with the first of their endings."""
+    return numbered(first, [sample[name] for name in names]).items()
 
 
 def count_despite_damage(stream: BinaryIO) -> int:

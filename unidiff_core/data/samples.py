@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -21,9 +22,9 @@ from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.index import ShardIndex, open_index
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.order import Place
-from unidiff_core.data.shard import STORED, Endings, Members, title_of
+from unidiff_core.data.shard import MOST, STORED, Endings, Members, alternatives_of, numbered_in, title_of
 from unidiff_core.data.source import Source
-from unidiff_core.data.tensors import IN_MEMORY, StoredTensors, TensorsInMemory, TensorsOnDisk, stack
+from unidiff_core.data.tensors import IN_MEMORY, StoredTensors, TensorsOnDisk, stack
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.progress import tracked
 from unidiff_core.serialization.description import describe_codecs
@@ -213,15 +214,16 @@ class StoredDataset(Dataset[Batch]):
             raise ValueError(f"{where}: {error}") from error
         if in_memory is None:
             in_memory = int(index.lengths[STORED].sum()) <= IN_MEMORY
-        return cls(TensorsInMemory(*tensors.take(torch.arange(len(index)))) if in_memory else tensors, index)
+        return cls(tensors.in_memory() if in_memory else tensors, index)
 
     def __len__(self) -> int:
         return len(self.tensors)
 
     @property
     def summary(self) -> str:
-        """How many samples there are, and how many of them lack each modality."""
-        return _summary(len(self), self.tensors.having(torch.arange(len(self))))
+        """How many samples there are, and how many of them lack each modality, or have several of it."""
+        rows = torch.arange(len(self))
+        return _summary(len(self), self.tensors.having(rows), self.tensors.several(rows))
 
     def name(self, row: int) -> str:
         """A sample's name, for messages."""
@@ -232,7 +234,7 @@ class StoredDataset(Dataset[Batch]):
         return self.tensors.take(torch.arange(len(self)))[0]
 
     def __getitem__(self, place: Place) -> Batch:
-        stored, present = self.tensors.take(place.rows)
+        stored, present = self.tensors.take(place.rows, place.choose(self.tensors.several(place.rows)))
         stored = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
         size, counts = _counts(place, self.tensors.having)
         return Batch(place.index, place.step, stored, present=present, size=size, num_present=counts)
@@ -242,6 +244,11 @@ class Records(Protocol):
     """Raw members of n samples; a `ShardIndex` is one."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def endings(self) -> Collection[str]:
+        """Of all members that there are."""
+        ...
 
     def has(self, ending: str) -> Tensor:
         """Which samples have such a member, bool ``[n]``."""
@@ -265,6 +272,11 @@ class RecordsInMemory:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @cached_property
+    def endings(self) -> Collection[str]:
+        """Of all members that there are."""
+        return {ending for sample in self.samples for ending in sample}
+
     def has(self, ending: str) -> Tensor:
         """Which samples have such a member, bool ``[n]``."""
         return torch.tensor([ending in sample for sample in self.samples])
@@ -281,6 +293,8 @@ class RecordsInMemory:
 class RawDataset(Dataset[Batch]):
     """Raw members as batches; a sample may lack modalities, but one that has none is left out.
 
+    Of several members of one modality (``txt``, ``1.txt``, …) one is drawn at each use, as of stored ones.
+
     Args:
         records: of all samples.
         reader: of their modalities.
@@ -296,7 +310,9 @@ class RawDataset(Dataset[Batch]):
         self.tally = Tally() if tally is None else tally
         self.total = len(records) + self.tally.lost
         self.lost = set[int]()
-        self.has = {name: self._having(endings) for name, endings in reader.members.items()}
+        found = {name: self._counts(endings) for name, endings in reader.members.items()}
+        self.has = {name: count > 0 for name, count in found.items()}
+        self.num = {name: count for name, count in found.items() if (count > 1).any()}
         if absent := [
             f"{title_of(reader.members[name])} for {name!r}" for name, mask in self.has.items() if not mask.any()
         ]:
@@ -309,22 +325,27 @@ class RawDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _having(self, endings: list[str]) -> Tensor:
-        """Which samples have one of these members.
+    def _counts(self, endings: list[str]) -> Tensor:
+        """How many members of one of these endings each sample has, int64 ``[n]``.
 
         Raises:
-            ValueError: if one has several; names it.
+            ValueError: if one has several of the endings, or too many members; names it.
         """
-        counts = torch.stack([self.records.has(ending).int() for ending in endings]).sum(0)
-        if len(twice := (counts > 1).nonzero()):
+        nothing = torch.zeros(len(self.records), dtype=torch.int64)
+        names = [numbered_in(self.records.endings, ending) for ending in endings]
+        counts = torch.stack([sum((self.records.has(name).long() for name in row), nothing) for row in names])
+        if len(twice := ((counts > 0).sum(0) > 1).nonzero()):
             raise ValueError(f"{self.records.name(int(twice[0]))} has several of {title_of(endings)}; it may have one")
-        return counts > 0
+        for row in (counts.amax(0) > MOST).nonzero()[:1, 0].tolist():
+            self._members(row, endings)
+        return counts.sum(0)
 
     @property
     def summary(self) -> str:
-        """How many samples there are, how many of them lack each modality, and how many are left out."""
+        """How many samples there are, how many of them lack or have several of each modality, how many are left out."""
         left_out = len(self.records) - len(self)
-        text = _summary(len(self), self.having(torch.arange(len(self))))
+        several = {name: count[self.rows] for name, count in self.num.items()}
+        text = _summary(len(self), self.having(torch.arange(len(self))), several)
         return text + f"; left out: {left_out} that have none of {', '.join(self.has)}" * bool(left_out)
 
     def __getitem__(self, place: Place) -> Batch:
@@ -334,17 +355,21 @@ class RawDataset(Dataset[Batch]):
         present: dict[str, Tensor] = {}
         for name in self.reader.codecs:
             found = [
-                None if number in lost else self._raw_or_lost(name, row, lost, number)
+                [] if number in lost else self._raws_or_lost(name, row, lost, number)
                 for number, row in zip(at, rows, strict=True)
             ]
-            present[name] = torch.tensor([raw is not None for raw in found])
-            raws[name] = [self._stand_in(name) if raw is None else raw for raw in found]
+            counts = torch.tensor([len(several) for several in found])
+            present[name] = counts > 0
+            chosen = (place.choose({name: counts})[name] if name in self.num else torch.zeros_like(counts)).tolist()
+            raws[name] = [
+                several[i] if several else self._stand_in(name) for several, i in zip(found, chosen, strict=True)
+            ]
         for i, number in enumerate(at):
             if number in lost:
                 for mask in present.values():
                     mask[i] = False
-        size, counts = _counts(place, self.having)
-        return Batch(place.index, place.step, raws=raws, present=present, size=size, num_present=counts, lost=lost)
+        size, having = _counts(place, self.having)
+        return Batch(place.index, place.step, raws=raws, present=present, size=size, num_present=having, lost=lost)
 
     def note(self, lost: Mapping[int, str]) -> list[str]:
         """Count the samples of a batch that could not be read, each once.
@@ -371,35 +396,41 @@ class RawDataset(Dataset[Batch]):
         """Modality → bool ``[b]``, whether there is a member, though empty or cleaned to nothing."""
         return {name: mask[self.rows[rows]] for name, mask in self.has.items()}
 
-    def _raw_or_lost(self, name: str, row: int, lost: dict[int, str], number: int) -> Raw | None:
-        """`_raw`; of a sample that may be lost, what is wrong goes into `lost` under its number."""
+    def _raws_or_lost(self, name: str, row: int, lost: dict[int, str], number: int) -> list[Raw]:
+        """`_raws`; of a sample that may be lost, what is wrong goes into `lost` under its number."""
         try:
-            return self._raw(name, row)
+            return self._raws(name, row)
         except ValueError as error:
             if self.damage.policy == "fail":
                 raise
             lost[number] = str(error)
-            return None
+            return []
 
-    def _raw(self, name: str, row: int) -> Raw | None:
+    def _raws(self, name: str, row: int) -> list[Raw]:
+        """All that a sample has of a modality: none, one, or several."""
         try:
-            for ending in self.reader.members[name]:
-                if (data := self.records.member(row, ending)) is not None:
-                    return self.reader.read(name, ending, data)
-            return None
+            return self.reader.read_all(name, self._members(row, self.reader.members[name]))
         except EmptyRaw:
-            return None
+            return []
         except ValueError as error:
             raise ValueError(f"{self.records.name(row)}, {error}") from error
+
+    def _members(self, row: int, endings: list[str]) -> dict[str, bytes]:
+        names = [name for ending in endings for name in numbered_in(self.records.endings, ending)]
+        members = {name: data for name in names if (data := self.records.member(row, name)) is not None}
+        try:
+            return {name: members[name] for name in alternatives_of(members, endings)}
+        except ValueError as error:
+            raise ValueError(f"{self.records.name(row)}: {error}") from error
 
     def _stand_in(self, name: str) -> Raw:
         """A raw sample for a codec to encode where there is none; training sees nothing of it."""
         if name not in self.stand_ins:
             having = self.has[name].nonzero()[:, 0]
-            raw = next((raw for row in having if (raw := self._raw_or_lost(name, int(row), {}, 0)) is not None), None)
-            if raw is None:
+            found = next((raws for row in having if (raws := self._raws_or_lost(name, int(row), {}, 0))), None)
+            if found is None:
                 raise ValueError(f"cleaning leaves nothing of any sample of {name!r}, or every member is empty")
-            self.stand_ins[name] = raw
+            self.stand_ins[name] = found[0]
         return self.stand_ins[name]
 
 
@@ -423,9 +454,13 @@ def _place(where: Where) -> str:
     return where if isinstance(where, str) else ", ".join(where)
 
 
-def _summary(num: int, having: Mapping[str, Tensor]) -> str:
+def _summary(num: int, having: Mapping[str, Tensor], several: Mapping[str, Tensor]) -> str:
     lacking = {name: int((~mask).sum()) for name, mask in having.items()}
-    return f"{num} samples" + "".join(f", {count} without {name}" for name, count in lacking.items() if count)
+    parts = [f"{num} samples", *(f"{count} without {name}" for name, count in lacking.items() if count)]
+    for name, count in several.items():
+        if num_several := int((count > 1).sum()):
+            parts.append(f"{num_several} with several {name} (of {int(count.sum())} in all one is drawn at each use)")
+    return ", ".join(parts)
 
 
 def _counts(place: Place, having: Callable[[Tensor], dict[str, Tensor]]) -> tuple[int, dict[str, int]]:

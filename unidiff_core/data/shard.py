@@ -11,7 +11,7 @@ import re
 import tarfile
 import threading
 import zlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -35,8 +35,12 @@ Endings = str | list[str]
 
 MAX_MEMBER = 2**28
 """Bytes of a member at most: what is longer is not read into memory."""
+MOST = 100
+"""Members of one kind that a sample may have at most."""
 MAX_NOTE = 2**20
 """Bytes at most of what a tar says of a member beside its header: a long name, PAX fields."""
+
+T = TypeVar("T")
 
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes in a shard, no samples
 
@@ -111,16 +115,49 @@ class Patient:
                 self._pieces.put(error)
 
 
-def ending_of(sample: Container[str], endings: Endings) -> str | None:
-    """The ending that a sample has, of those that its member may have; None if it has none.
+def ending_of(names: Collection[str], endings: Endings) -> str | None:
+    """The first of `alternatives_of`; None if a sample has none."""
+    return next(iter(alternatives_of(names, endings)), None)
+
+
+def alternatives_of(names: Collection[str], endings: Endings) -> list[str]:
+    """Which of a sample's members hold what may end so: one, several that are numbered, or none.
+
+    Several captions of an image, say, are ``txt``, ``1.txt``, ``2.txt``, …; the first may be ``0.txt``, too.
+
+    Args:
+        names: endings of all of its members.
+        endings: one, or several of which it has one.
 
     Raises:
-        ValueError: if it has several.
+        ValueError: if it has several endings, or more than `MOST` of one.
     """
-    found = [ending for ending in listed(endings) if ending in sample]
+    found = {ending: rows for ending in listed(endings) if (rows := numbered_in(names, ending))}
     if len(found) > 1:
         raise ValueError(f"it has {' and '.join(f'.{ending}' for ending in found)}, of which a sample may have one")
-    return found[0] if found else None
+    rows = next(iter(found.values()), [])
+    if len(rows) > MOST:
+        raise ValueError(
+            f"it has {len(rows)} members .{rows[0]} to .{rows[-1]}, more than {MOST} of one kind: they may be samples, "
+            "each of which needs a name of its own before the first dot"
+        )
+    return rows
+
+
+def numbered_in(names: Collection[str], ending: str) -> list[str]:
+    """Of member names, an ending and the same with numbers before it, in their order."""
+    tail = f".{ending}"
+    numbers = sorted(
+        int(number)
+        for name in names
+        if name.endswith(tail) and (number := name[: -len(tail)]).isdecimal() and number == str(int(number))
+    )
+    return [ending] * (ending in names) + [f"{number}{tail}" for number in numbers]
+
+
+def numbered(ending: str, contents: Sequence[T]) -> dict[str, T]:
+    """Members of a sample that hold several of one kind: ``txt``, ``1.txt``, …"""
+    return {f"{i}.{ending}" if i else ending: content for i, content in enumerate(contents)}
 
 
 def listed(endings: Endings) -> list[str]:
@@ -320,7 +357,6 @@ class Halves:
         raise ValueError(f"sample {key} stands twice in {self.name}: give each a key of its own")
 
 
-T = TypeVar("T")
 Lose = Callable[[str], None]
 """Takes note of a sample that cannot be used, and why."""
 

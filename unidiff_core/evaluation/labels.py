@@ -54,6 +54,11 @@ class JudgeMetric(Metric):
             name: self.judge.readings(name, reference.train.having(name).raws[name]) for name in self.modalities
         }
         """Modality → readings of real training samples that have it."""
+        self._others = {
+            name: self.judge.readings(name, rows)
+            for name, rows in reference.train.others.items()
+            if rows and name in self.modalities
+        }
         self.test_readings = {name: self.judge.readings(name, reference.test.raws[name]) for name in self.modalities}
 
     def read(self, raws: Raws) -> dict[str, Readings]:
@@ -145,8 +150,9 @@ class LabelMetric(JudgeMetric):
         """Whether what each sample is given is a composition of labels that no training sample has."""
         rows = []
         for name, readings in judged.items():
-            seen = set(zip(*self.typical[name].values(), strict=True))
             labels = self.typical[name]
+            trained = [self.typical[name], *([self._others[name]] if name in self._others else [])]
+            seen = {row for part in trained for row in zip(*(part[label] for label in labels), strict=True)}
             rows.append([row not in seen for row in zip(*(readings[label] for label in labels), strict=True)])
         return np.any(rows, axis=0) if rows else np.zeros(1, bool)
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 
 from unidiff_core.codec.codec import Codec, Raw
 from unidiff_core.data.salvage import read_shards
+from unidiff_core.data.shard import numbered_in
 from unidiff_core.evaluation.estimate import Estimate, clustered_share
 
 Raws = dict[str, list[Raw]]
@@ -31,6 +32,8 @@ class Samples:
     """Label name → what the data records of each sample."""
     sources: list[str] = field(default_factory=list)
     """What each sample was made from, the scan of several renderings, say; empty if each is its own."""
+    others: Raws = field(default_factory=dict)
+    """Modality → what samples have of it beside the first, as an image may have several captions."""
 
     def __len__(self) -> int:
         return len(next(iter(self.raws.values()), []))
@@ -102,6 +105,8 @@ def load_samples(
 ) -> Samples:
     """All raw samples of a folder of shards: a member ``<modality>.<extension>`` or ``<extension>``, and ``json``.
 
+    Of several members (``txt``, ``1.txt``, …) the first is the sample: an evaluation is always of the same ones.
+
     Args:
         folder: of the shards.
         codecs: modality → what reads its members.
@@ -113,6 +118,7 @@ def load_samples(
             sample lacks a modality.
     """
     raws: Raws = {name: [] for name in codecs}
+    others: Raws = {name: [] for name in codecs}
     rows: list[dict[str, Any]] = []
     sources: list[str] = []
     for sample in read_shards(folder):
@@ -120,16 +126,19 @@ def load_samples(
         if source is not None:
             sources.append(_source_of(str(key), source))
         for name, codec in codecs.items():
-            member = next((m for m in (f"{name}.{codec.extension}", codec.extension) if m in sample), None)
-            if member is None and missing == "error":
+            found = numbered_in(sample, f"{name}.{codec.extension}") or numbered_in(sample, codec.extension)
+            if not found and missing == "error":
                 raise ValueError(f"sample {key} of {folder} has no member {codec.extension!r} for {name!r}")
-            raws[name].append(codec.from_bytes(sample[member]) if member else None)
+            first, *more = [codec.from_bytes(sample[member]) for member in found] or [None]
+            raws[name].append(first)
+            others[name] += more
         rows.append(json.loads(sample.get("json", b"{}")))
     for name, values in raws.items():
         if all(value is None for value in values):
             raise ValueError(f"no sample of {folder} has a member {codecs[name].extension!r} for {name!r}")
     labels = set.intersection(*({*row} for row in rows)) if rows else set()
-    return Samples(raws, {label: [str(row[label]) for row in rows] for label in sorted(labels)}, sources)
+    recorded = {label: [str(row[label]) for row in rows] for label in sorted(labels)}
+    return Samples(raws, recorded, sources, {name: values for name, values in others.items() if values})
 
 
 def _source_of(key: str, pattern: str) -> str:

@@ -13,6 +13,7 @@ from unidiff_codecs.image import square
 from unidiff_codecs.picture import open_image
 from unidiff_codecs.text import check_text, decoded
 from unidiff_core import Batches, Columns, ShardData
+from unidiff_core.data.columns import Alternatives
 from unidiff_core.data.damage import FAIL, Damage
 from unidiff_core.data.shard import Endings
 
@@ -46,7 +47,8 @@ class ImageData(ShardData):
 
     def read(self) -> Columns:
         """``image``: uint8 ``[n, 3, size, size]``."""
-        return {"image": _stacked([pixels for (pixels,) in self.parsed((self.image, self._pixels))])}
+        found = self.parsed_all((self.image, self._pixels))
+        return {"image": _stacked([pixels for (several,) in found for pixels in several])}
 
     def _pixels(self, content: bytes) -> np.ndarray:
         return np.asarray(square(open_image(content), self.size)).transpose(2, 0, 1)
@@ -82,9 +84,9 @@ class PairData(ImageData):
         self.text = text
 
     def read(self) -> Columns:
-        """``image``: uint8 ``[n, 3, size, size]``; ``text``: n captions."""
-        rows = list(self.parsed((self.image, self._pixels), (self.text, _caption)))
-        return {"image": _stacked([image for image, _ in rows]), "text": [text for _, text in rows]}
+        """``image``: uint8 ``[n, 3, size, size]``; ``text``: n captions, of several one drawn in each epoch."""
+        rows = list(self.parsed_all((self.image, self._pixels), (self.text, _caption)))
+        return {"image": _stacked([images[0] for images, _ in rows]), "text": Alternatives(texts for _, texts in rows)}
 
 
 class CaptionData(ShardData):
@@ -115,7 +117,7 @@ class CaptionData(ShardData):
 
     def read(self) -> Columns:
         """``text``: the distinct captions, sorted."""
-        return {"text": sorted({text for (text,) in self.parsed((self.text, _caption))})}
+        return {"text": sorted({text for (several,) in self.parsed_all((self.text, _caption)) for text in several})}
 
     def is_held_out(self, columns: Columns, num: int) -> list[bool]:
         """By a hash of the caption."""

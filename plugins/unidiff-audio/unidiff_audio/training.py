@@ -48,7 +48,8 @@ class AudioData(ShardData):
 
     def read(self) -> Columns:
         """``sound``: float32 ``[n, samples]``."""
-        return {"sound": torch.stack([sound for (sound,) in self.parsed((self.member, self._fitted))])}
+        found = self.parsed_all((self.member, self._fitted))
+        return {"sound": torch.stack([sound for (several,) in found for sound in several])}
 
     def _fitted(self, content: bytes) -> Tensor:
         return fitted(from_wav(content), self.rate, round(self.seconds * self.rate))

@@ -96,3 +96,9 @@ def test_what_no_training_sample_says_is_measured_by_itself(world):
         Drawn({"lower": seen.raws["lower"]}, {"upper": seen.raws["upper"]}, seen.labels), ref
     ).estimates
     assert "new_letter" not in known
+    # The same as one of several captions of a training sample is no new one.
+    others = {"lower": [raw for raw in test.raws["lower"] if raw[0] == "d" and raw[-1] == ","]}
+    several = Reference(Samples(seen.raws, seen.labels, others=others), test)
+    metric.fit(several)
+    drawn = Drawn({"lower": test.raws["lower"]}, {"upper": answers}, test.labels)
+    assert others["lower"] and "new_letter" not in metric.measure(drawn, several).estimates
