@@ -104,7 +104,9 @@ def row(num: int, options: argparse.Namespace, drops: bool) -> tuple[float, floa
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--tokens", type=int, default=32, help="of a modality, besides its time token")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--depth", type=int, default=5)

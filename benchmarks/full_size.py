@@ -75,7 +75,9 @@ def arguments(options: argparse.Namespace, folder: Path) -> list[str]:
 
 def main() -> None:
     """Train, sample, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--size", type=int, default=256, help="pixels a side")
     parser.add_argument("--batch", type=int, default=1, help="samples a step")
     parser.add_argument("--steps", type=int, default=1)

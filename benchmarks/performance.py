@@ -347,7 +347,9 @@ def write(rows: list[Row], single: dict[str, tuple[float, float]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--rows", default=",".join(ROWS), help="which, with commas between")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of timings; at least 7 for figures to be shown")
     parser.add_argument("--batch", type=int, default=8, help="samples of an evaluation and of a training step")

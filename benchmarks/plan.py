@@ -47,7 +47,9 @@ def state_bytes(shards: int) -> float:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 88], help="numbers of GPUs")
     parser.add_argument("--peak", type=float, default=989e12, help="bf16 FLOP/s of one (H100 989e12, A100 312e12)")
     parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak that training reaches: an assumption")

@@ -121,7 +121,7 @@ def main() -> None:
     from unidiff_core import UniDiffuser
     from unidiff_core.foundation.plugin import load_plugins
 
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("model", help="model directory")
     parser.add_argument("recipe", help="recipe of its fit, whose source is the table")
     parser.add_argument("--num", type=int, default=100, help="samples of each row")

@@ -56,7 +56,10 @@ def clean_caption(text: str) -> str:
 
 
 class CaptionCleaner(Cleaner):
-    """`clean_caption` for an `encode` or a data module: ``clean: {text: CaptionCleaner}``."""
+    """`clean_caption`: words and ``, . ? !`` alone, no addresses, tags or brackets; a caption left empty is dropped.
+
+    For an `encode` or a data module: ``clean: {text: CaptionCleaner}``.
+    """
 
     def clean(self, raw: str) -> str | None:
         """The cleaned caption; None if nothing is left."""

@@ -87,7 +87,7 @@ class PairSource(Source):
 
 
 class FolderSource(PairSource):
-    """A folder of images with captions, and of its subfolders.
+    """A folder of images with captions and its subfolders: ``cat.txt`` beside ``cat.jpg``, or a ``metadata.jsonl``/csv.
 
     An image's caption is in the text file of the same name (``cat.jpg``, ``cat.txt``), or in a ``metadata.jsonl`` or
     ``metadata.csv`` of its folder, as Hugging Face's imagefolder has it: a line ``{"file_name": "cat.jpg", "text": "a

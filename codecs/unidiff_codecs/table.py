@@ -27,7 +27,7 @@ Row = dict[str, str | None]
 
 
 class NumbersCodec(Codec):
-    """Numbers of a row ⇄ stream ``numbers``, standardised.
+    """Numbers of a row ⇄ stream ``numbers``, standardised by the mean and deviation of the training rows.
 
     A raw sample is a number, of several columns a list of them in order. Stored and latent: ``numbers`` float32
     ``[b, columns]``, (x − mean)/std by the statistics of the training rows.

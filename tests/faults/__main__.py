@@ -25,7 +25,7 @@ BEGIN, END = "<!-- scoreboard: written by `make faults` -->", "<!-- end of the s
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit with 1 if a fault was silent."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__, allow_abbrev=False)
     parser.add_argument("campaigns", nargs="*", help=f"all if not given: {', '.join(CAMPAIGNS)}")
     parser.add_argument("--full", action="store_true", help="the long run")
     parser.add_argument("--seed", type=int, default=0, help="which faults")

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, add_options_of, check_device, tidied
+from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, Parser, add_options_of, check_device, tidied
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,13 +24,13 @@ LATENTS = "latents.safetensors"
 ENDING = ".safetensors"
 
 
-def parser_of(command: str, usage: str, description: str) -> ArgumentParser:
+def parser_of(command: str, usage: str, description: str) -> Parser:
     """An empty parser. Its YAML is plain: what is said of a given value is taken at its word, ${…} too."""
     options = {"prog": f"unidiffuser {command}", "usage": usage, "description": description, "parser_mode": "yaml"}
-    return ArgumentParser(**PARSER_OPTIONS | options | {"formatter_class": DefaultsFormatter})
+    return Parser(**PARSER_OPTIONS | options | {"formatter_class": DefaultsFormatter})
 
 
-def add_given(parser: ArgumentParser) -> None:
+def add_given(parser: Parser) -> None:
     """``--given`` and ``--num``."""
     parser.add_argument(
         "--given",
@@ -46,7 +45,7 @@ def add_given(parser: ArgumentParser) -> None:
     )
 
 
-def add_model(parser: ArgumentParser) -> None:
+def add_model(parser: Parser) -> None:
     """The options of sampling, of the model and of where to write."""
     from unidiff_core.sampling.options import SamplingOptions
 
@@ -58,7 +57,7 @@ def add_model(parser: ArgumentParser) -> None:
     add("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
 
 
-def parsed(parser: ArgumentParser, argv: Sequence[str]) -> Any:
+def parsed(parser: Parser, argv: Sequence[str]) -> Any:
     """The options, with what they name made."""
     from unidiff_core.foundation.plugin import load_plugins
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from unidiff_core.cli.call import (
@@ -21,6 +20,7 @@ from unidiff_core.cli.call import (
     steps_of,
     write,
 )
+from unidiff_core.cli.option import Parser
 from unidiff_core.foundation.progress import progress
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ has a seed of its own. What was solved last is written, and film.html shows ever
 """
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> Parser:
     parser = parser_of("chain", USAGE, DESCRIPTION)
     parser.add_argument("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")
     parser.add_argument("specs", nargs="+", type=str, metavar="SPEC", help="Timestep specs, in the order of the links.")

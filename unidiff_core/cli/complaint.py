@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.source import Source
 from unidiff_core.evaluation.judge import Judge
-from unidiff_core.foundation.error import sentence
+from unidiff_core.foundation.error import meant, sentence
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.network.backbone import Backbone
 
@@ -68,8 +67,8 @@ def _unknown_class(name: str) -> str:
     known = {*registry.registrations, *_class_names()}
     if name in registry.registrations:
         return f"the class {name} cannot stand there; `unidiffuser list` shows what each kind is and takes"
-    close = difflib.get_close_matches(name.rpartition(".")[2], known, cutoff=0.7)
-    guess = f"; did you mean {' or '.join(close)}?" if close else "; `unidiffuser list` shows what is registered."
+    guess = meant(name.rpartition(".")[2], known, most=3, cutoff=0.7)
+    guess = guess or "; `unidiffuser list` shows what is registered."
     return " ".join([f"unknown class {name}{guess}", *registry.failures])
 
 
@@ -87,4 +86,5 @@ def _unknown_option(name: str, within: list[str]) -> str:
         return f"there is no option {name!r}"
     module, _, cls = within[-1].rpartition(".")
     known = inspect.signature(getattr(importlib.import_module(module), cls)).parameters
-    return f"{cls} has no option {name!r}; it takes {', '.join(known) or 'none'}"
+    rest = meant(name, known, then=f"it takes {', '.join(known) or 'none'}")
+    return f"{cls} has no option {name!r}{rest}"

@@ -81,12 +81,10 @@ def _layout(argv: Sequence[str]) -> str | None:
 
 def _parse(cls: type[Converter], argv: Sequence[str]) -> tuple[Any, Converter]:
     """The command's options, and the converter made from its own."""
-    from jsonargparse import ArgumentParser as OptionParser
-
-    from unidiff_core.cli.option import PARSER_OPTIONS
+    from unidiff_core.cli.option import PARSER_OPTIONS, Parser
 
     text = f"{_summary(cls)}\n\nSOURCE: {cls.layout}"
-    parser = OptionParser(**PARSER_OPTIONS | {"prog": "unidiffuser convert", "usage": USAGE, "description": text})
+    parser = Parser(**PARSER_OPTIONS | {"prog": "unidiffuser convert", "usage": USAGE, "description": text})
     parser.add_argument("source", type=str, help="Folder to convert.")
     parser.add_argument("out", type=str, help="Model directory to write.")
     parser.add_argument("--layout", type=str, help="Layout of SOURCE, where it holds files of several.")

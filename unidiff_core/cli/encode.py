@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 
-from unidiff_core.cli.option import check_device, named, shown, spread
+from unidiff_core.cli.option import Parser, check_device, named, shown, spread
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.damage import Damage
@@ -62,10 +62,10 @@ def run(argv: Sequence[str]) -> None:
         _encode(job, options)
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> Parser:
     load_plugins()
     task, tasks = find_task(os.environ)
-    parser = ArgumentParser(**named("encode", DESCRIPTION))
+    parser = Parser(**named("encode", DESCRIPTION))
     add = parser.add_argument
     add("-c", "--config", action="config", help="YAML with these options")
     add("--codecs", type=dict[str, Codec], required=True, help="modality -> codec; `a, b: …` gives like ones the same")

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
+    from unidiff_core.cli.option import Parser
     from unidiff_core.evaluation.features import Features
     from unidiff_core.evaluation.judge import Judge
     from unidiff_core.evaluation.kept import Kept
@@ -128,17 +127,15 @@ def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
     _print_verdict(evaluation)
 
 
-def _parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    from unidiff_core.cli.option import add_options_of, named
+def _parser() -> Parser:
+    from unidiff_core.cli.option import Parser, add_options_of, named
     from unidiff_core.evaluation.judge import Judge
     from unidiff_core.evaluation.metric import Metric
     from unidiff_core.evaluation.run import Settings
     from unidiff_core.foundation.plugin import load_plugins
 
     load_plugins()
-    parser = ArgumentParser(**named("evaluate", DESCRIPTION, takes_directory=True))
+    parser = Parser(**named("evaluate", DESCRIPTION, takes_directory=True))
     parser.add_argument("directory", type=str, help="Model directory.")
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,16 +50,12 @@ def _writers(registry: Registry) -> dict[str, Any]:
     return {name: cls for name, cls in rows.items() if cls.writes()}
 
 
-def _parser(writers: dict[str, Any]) -> argparse.ArgumentParser:
+def _parser(writers: dict[str, Any]) -> PlainParser:
     layouts = "\n".join(
         f"  {name}: {cls.layout}\n    not exported: {cls.not_exported or 'nothing is left out'}"
         for name, cls in writers.items()
     )
-    parser = PlainParser(
-        prog="unidiffuser export",
-        description=DESCRIPTION + (layouts or "  none is registered"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = PlainParser("export", DESCRIPTION + (layouts or "  none is registered"))
     parser.add_argument("model", type=Path, help="model directory, as `unidiffuser fit` or `convert` writes it")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--layout", help="name of the layout; the only one if not given")

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from unidiff_core.cli.list import processes
 from unidiff_core.cli.option import named, spread
 from unidiff_core.cli.progress import with_progress
+from unidiff_core.cli.training_parser import TrainingParser
 from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
@@ -53,6 +54,7 @@ class UniDiffuserCLI(LightningCLI):
         super().__init__(
             UniDiffuser,
             OrderedData,
+            parser_class=TrainingParser,
             run=False,
             save_config_callback=None,  # the model directory records the configuration
             seed_everything_default=0,

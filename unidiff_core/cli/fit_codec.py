@@ -17,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.cli.option import named, shown
 from unidiff_core.cli.progress import with_progress
+from unidiff_core.cli.training_parser import TrainingParser
 from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.training import CodecTraining, OnePass
 from unidiff_core.data.location import fingerprint
@@ -105,6 +106,7 @@ def _parse(argv: Sequence[str]) -> CodecCLI:
         return CodecCLI(
             CodecTraining,
             LightningDataModule,
+            parser_class=TrainingParser,
             save_config_callback=None,
             subclass_mode_model=True,
             subclass_mode_data=True,

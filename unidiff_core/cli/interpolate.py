@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from unidiff_core.cli.call import add_model, given_of, load_model, parsed, parser_of, sampling_of
 from unidiff_core.cli.chain import write_moments
+from unidiff_core.cli.option import Parser
 from unidiff_core.foundation.progress import progress
 
 USAGE = "unidiffuser interpolate MODEL NAME --start NAME=VALUE --end NAME=VALUE [--through NAME,...] [options]"
@@ -28,7 +27,7 @@ Symbols have nothing between them: what has a process over symbols is refused.
 """
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> Parser:
     parser = parser_of("interpolate", USAGE, DESCRIPTION)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")

@@ -1,4 +1,4 @@
-"""``unidiffuser list [KIND]``: what is registered, by kind, a block for each entry."""
+"""``unidiffuser list [KIND|NAME]``: what is registered, by kind, a block for each entry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+import docstring_parser
+
 from unidiff_core.cli.option import PlainParser
+from unidiff_core.foundation.error import meant
 
 if TYPE_CHECKING:
     from unidiff_core.foundation.registry import Registration, Registry
@@ -37,10 +40,11 @@ KINDS = {
 """Kind → the class that everything of it subclasses; what is of none of them is among the others."""
 DESCRIPTION = f"""List what is registered: the short names that recipes, model directories and options use.
 
-Each entry says which distribution it is from, what it is, and what it takes. KIND is one of
+Each entry says which distribution it is from, what it is, and what it takes. Give the name of one, or of a kind:
 {textwrap.fill(", ".join(KINDS), WIDTH)}; all if it is left out.
 
   unidiffuser list codecs
+  unidiffuser list Gaussian
   unidiffuser list solvers --json
 
 UNIDIFF_DISABLED_PLUGINS=name,name switches plugins off.
@@ -57,28 +61,35 @@ class Entry:
     summary: str
     options: dict[str, str]
     """Name → its default, empty if it has to be given."""
+    explained: dict[str, str]
+    """Name → what its option is, as its docstring says."""
     details: dict[str, str | list[str]]
     """What its kind says besides: a codec's streams, licence and sources, a converter's layout."""
 
 
 def run(argv: Sequence[str]) -> None:
     """Print what is registered."""
-    import argparse
-
-    parser = PlainParser(
-        prog="unidiffuser list", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("kind", nargs="?", metavar="KIND", choices=[*KINDS], help="of what; everything if left out")
+    parser = PlainParser("list", DESCRIPTION)
+    parser.add_argument("what", nargs="?", metavar="KIND|NAME", help="of what; everything if left out")
     parser.add_argument("--json", action="store_true", help="for programs: a list of objects")
     options = parser.parse_args(list(argv))
     from unidiff_core.foundation.plugin import load_plugins
 
     registry = load_plugins()
-    entries = [row for row in entries_of(registry) if options.kind in (None, row.kind)]
+    entries = [row for row in entries_of(registry) if options.what in (None, row.kind, row.name)]
+    if not entries:
+        known = [*KINDS, *registry.registrations]
+        guess = meant(options.what, known, most=3) or f"; the kinds are {', '.join(KINDS)}."
+        raise ValueError(
+            " ".join(
+                [f"{options.what!r} is no kind, and nothing of that name is registered{guess}", *registry.failures]
+            )
+        )
     if options.json:
         print(json.dumps([asdict(entry) for entry in entries], indent=1, ensure_ascii=False))
     else:
-        print("\n\n".join(shown(entries, headed=options.kind is None)))
+        alone = options.what is not None and options.what not in KINDS
+        print("\n\n".join(shown(entries, headed=options.what is None, explained=alone)))
     for failure in registry.failures:
         print(f"unidiffuser: {failure}", file=sys.stderr)
 
@@ -92,28 +103,42 @@ def entries_of(registry: Registry) -> Iterator[Entry]:
             yield _entry(name, kind, left.pop(name), registry)
 
 
-def shown(entries: Sequence[Entry], *, headed: bool) -> Iterator[str]:
-    """A block of text for each entry, within `WIDTH` columns; before each kind its name, if asked for."""
+def shown(entries: Sequence[Entry], *, headed: bool, explained: bool = False) -> Iterator[str]:
+    """A block of text for each entry, within `WIDTH` columns.
+
+    Args:
+        entries: what to show.
+        headed: whether the name of each kind stands before it.
+        explained: whether to say of each option what it is.
+    """
     last = None
     for entry in entries:
         head = f"{entry.kind.upper()}\n\n" if headed and entry.kind != last else ""
         last = entry.kind
-        yield head + "\n".join(_lines(entry))
+        yield head + "\n".join(_lines(entry, explained))
 
 
-def _lines(entry: Entry) -> Iterator[str]:
+def _lines(entry: Entry, explained: bool) -> Iterator[str]:
     yield f"{entry.name}  ({entry.distribution})"
     yield from textwrap.wrap(entry.summary, WIDTH, initial_indent="  ", subsequent_indent="  ")
     takes = ", ".join(f"{name}={default}" if default else name for name, default in entry.options.items())
-    for name, value in {"takes": takes or "nothing", **entry.details}.items():
+    yield from _wrapped(f"takes: {takes or 'nothing'}", "  ")
+    if explained:
+        for name, text in entry.explained.items():
+            yield from _wrapped(f"{name}: {text}", "    ")
+    for name, value in entry.details.items():
         for text in value if isinstance(value, list) else [value]:
-            yield from textwrap.wrap(
-                f"{name}: {text}", WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-            )
+            yield from _wrapped(f"{name}: {text}", "  ")
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
 def _entry(name: str, kind: str, row: Registration, registry: Registry) -> Entry:
-    summary = (inspect.getdoc(row.cls) or "").partition("\n\n")[0]
+    doc = inspect.getdoc(row.cls) or ""
+    rows = docstring_parser.parse(doc, docstring_parser.DocstringStyle.GOOGLE).params
+    told = {param.arg_name: " ".join((param.description or "").split()) for param in rows}
     parameters = [p for p in inspect.signature(row.cls).parameters.values() if p.name != "ports"]
     options = {
         p.name: "" if p.default is p.empty else _short(p.default)
@@ -123,7 +148,9 @@ def _entry(name: str, kind: str, row: Registration, registry: Registry) -> Entry
     details = _codec(name, row.cls, registry) if kind == "codecs" else {}
     details |= _choices(row.cls)
     details |= {"layout": row.cls.layout} if kind == "converters" else {}  # type: ignore[attr-defined]
-    return Entry(name, kind, row.distribution, " ".join(summary.split()), options, details)
+    summary = " ".join(doc.partition("\n\n")[0].split())
+    explained = {name: told[name] for name in options if name in told}
+    return Entry(name, kind, row.distribution, summary, options, explained, details)
 
 
 def processes(registry: Registry) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import linecache
 import os
@@ -71,9 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     argv = ALIASES.get(argv[0], argv[:1]) + argv[1:]
     if argv[0] not in COMMANDS:
-        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        guess = f" Did you mean {close[0]}?" if close else ""
-        fail(f"unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}.{guess}")
+        from unidiff_core.foundation.error import meant
+
+        rest = meant(argv[0], COMMANDS, then=f"known: {', '.join(COMMANDS)}")
+        fail(f"unknown command {argv[0]!r}{rest}.")
     os.environ.setdefault("WDS_SECURE", "1")
     tidy_warnings()
     try:

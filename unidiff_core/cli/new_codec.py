@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import keyword
 import shutil
 from collections.abc import Sequence
@@ -29,8 +28,7 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         ValueError: if the name cannot be one, is taken, or the folder is there already.
     """
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = PlainParser(prog="unidiffuser new-codec", description=DESCRIPTION, formatter_class=formatter)
+    parser = PlainParser("new-codec", DESCRIPTION)
     parser.add_argument("name", metavar="NAME", help="of the modality, as in points or sea_level")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: unidiff-NAME)")
     options = parser.parse_args(list(argv))

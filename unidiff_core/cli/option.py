@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
+from unidiff_core.cli.refusal import explained
+from unidiff_core.foundation.error import sentence
+
 if TYPE_CHECKING:
     from unidiff_core.modality import Modality
     from unidiff_core.sampling.options import SamplingOptions
@@ -68,6 +71,8 @@ PARSER_OPTIONS: dict[str, Any] = {
     "parser_mode": "omegaconf+",
     # Errors are raised, so that a person reads one paragraph and not the usage of a hundred options.
     "exit_on_error": False,
+    # --guid is not --guidance: a script that says it would mean something else once there is another option like it.
+    "allow_abbrev": False,
     "formatter_class": HelpFormatter,
 }
 """Keyword arguments for every jsonargparse parser."""
@@ -87,9 +92,32 @@ def shown(names: Sequence[Any]) -> str:
 class PlainParser(argparse.ArgumentParser):
     """The standard library's parser, for commands without a configuration file; its errors are raised too."""
 
+    def __init__(self, command: str, description: str) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        prog = f"unidiffuser {command}"
+        super().__init__(prog=prog, description=description, formatter_class=formatter, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         """Raise, in place of printing the usage and exiting."""
-        raise ValueError(f"{message}. `{self.prog} --help` lists the options.")
+        message = explained(message, self._option_string_actions)
+        raise ValueError(f"{sentence(message)} `{self.prog} --help` lists the options.")
+
+
+class Explaining:
+    """For parsers of jsonargparse: errors say what was meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise, with what is known."""
+        parser: Any = super()
+        own: Any = self
+        if own.usage:  # the command's own: of a class's, `complaint` says which class
+            message = explained(message, own._option_string_actions, getattr(self, "args", None) or ())
+        parser.error(message, ex)
+        raise AssertionError("parsers are made with exit_on_error=False")
+
+
+class Parser(Explaining, ArgumentParser):
+    """The parser of a command with options of classes."""
 
 
 def cost(spec: TimestepSpec, options: SamplingOptions, modalities: Mapping[str, Modality], num: int) -> str:
@@ -135,12 +163,11 @@ def tidied(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
         if not word.startswith("-"):
             unnamed.append(word)
             continue
-        found = {id(row): row for name, row in parser._option_string_actions.items() if name.startswith(word)}
-        exact = parser._option_string_actions.get(word)
-        action = exact or (next(iter(found.values())) if len(found) == 1 else None)
+        action = parser._option_string_actions.get(word)
         is_flag = action is not None and action.metavar == "{true,false}" and rest[:1] not in (["true"], ["false"])
         named.append(f"{word}=true" if is_flag else word)
-        if not is_flag and "=" not in word and (action is None or action.nargs is None) and rest:
+        takes = not rest[:1] or not rest[0].startswith("--") if action is None else action.nargs is None
+        if not is_flag and "=" not in word and takes and rest:
             named.append(rest.pop(0))
     return unnamed + named
 

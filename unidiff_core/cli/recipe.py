@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from unidiff_core.cli.option import PlainParser, shown
+from unidiff_core.foundation.error import meant
 
 DESCRIPTION = """List the recipes, or copy one into the current folder: its files at recipes/NAME.
 
@@ -25,15 +25,15 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         ValueError: if there is no such recipe, or a file of it is there already.
     """
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = PlainParser(prog="unidiffuser recipe", description=DESCRIPTION, formatter_class=formatter)
+    parser = PlainParser("recipe", DESCRIPTION)
     parser.add_argument("name", nargs="?", metavar="NAME", help="of the recipe to copy; lists them if left out")
     name = parser.parse_args(list(argv)).name
     known = recipes(recipe_folder())
     if name is None:
         print("\n".join(f"{row}: {', '.join(file.name for file in files)}" for row, files in known.items()))
     elif name not in known:
-        raise ValueError(f"there is no recipe {name!r}; there are {', '.join(known)}")
+        rest = meant(name, known, then=f"there are {', '.join(known)}")
+        raise ValueError(f"there is no recipe {name!r}{rest}")
     else:
         copy(known[name], Path("recipes") / name)
 

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from unidiff_core.cli.call import (
     add_given,
     add_model,
@@ -22,7 +20,7 @@ from unidiff_core.cli.call import (
     write,
     write_latents,
 )
-from unidiff_core.cli.option import cost
+from unidiff_core.cli.option import Parser, cost
 from unidiff_core.foundation.progress import progress
 
 USAGE = "unidiffuser sample MODEL [SPEC] [--given NAME=VALUE] [options]"
@@ -48,7 +46,7 @@ NAME=FILE.safetensors gives it, and --states starts a path from it. So an invers
 """
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> Parser:
     parser = parser_of("sample", USAGE, DESCRIPTION)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")

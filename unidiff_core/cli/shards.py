@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unidiff_core.cli.option import shown
+from unidiff_core.cli.option import Parser, named, shown
 from unidiff_core.data.shard import MANIFEST, endings_if_own, write_shards
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
     from unidiff_core.data.source import Source
 
 DESCRIPTION = """Write a source's samples as webdataset shards, a folder for each split.
@@ -46,15 +44,12 @@ def run(argv: Sequence[str]) -> None:
         _write_split(built.source, split, folder, recipe, built.shard_size, built.overwrite)
 
 
-def _parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    from unidiff_core.cli.option import named
+def _parser() -> Parser:
     from unidiff_core.data.source import Source
     from unidiff_core.foundation.plugin import load_plugins
 
     load_plugins()
-    parser = ArgumentParser(**named("shards", DESCRIPTION))
+    parser = Parser(**named("shards", DESCRIPTION))
     parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
     parser.add_argument("--source", type=Source, required=True, help="Where the samples come from.")
     parser.add_argument("--output", type=str, required=True, help="Folder; each split becomes a folder in it.")

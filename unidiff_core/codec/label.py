@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from unidiff_core.codec.codec import Codec, EmptyRaw, Raw
+from unidiff_core.foundation.error import meant
 from unidiff_core.foundation.stream import Stream
 
 SHOWN = 12
@@ -17,7 +17,7 @@ SHOWN = 12
 
 
 class LabelCodec(Codec):
-    """A name of a list, or several, ⇄ stream ``label``, of symbols.
+    """A name of a list, or several (a class, tags), ⇄ stream ``label``, of symbols; it needs no network.
 
     Stored and latent: ``label`` int64, ``[b, 1]``, the name's place in the list; of several names ``[b, n]``, for each
     of the n names 1 if the sample has it and 0 if not. For a process over symbols, such as `Masked`.
@@ -123,9 +123,8 @@ class LabelCodec(Codec):
             return self._places[name]
         if numbers and name.isascii() and name.isdecimal() and int(name) < len(self.names):
             return int(name)
-        near = get_close_matches(name, self.names, n=1) if isinstance(name, str) else []
-        what = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name!r} is no label of this codec, which knows {self._known()}{what}")
+        guess = meant(name, self.names) if isinstance(name, str) else ""
+        raise ValueError(f"{name!r} is no label of this codec, which knows {self._known()}{guess}")
 
     def _known(self) -> str:
         shown = ", ".join(self.names[:SHOWN])

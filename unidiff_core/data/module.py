@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class OrderedData(pl.LightningDataModule):
-    """Micro-batches of global batches in `GlobalOrder`, of any kind of samples.
+    """What `fit` trains on: micro-batches in an order fixed by seed and step, of any kind of samples.
 
     Args:
         train: what is trained on: shards (a folder, a pattern, or a list of them, on this machine), or a split of a

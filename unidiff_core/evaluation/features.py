@@ -79,7 +79,7 @@ class Features(ABC):
 
 
 class JudgeFeatures(Features):
-    """A judge's features.
+    """The features in which a judge reads its labels; quality, variety and copies are then measured in these.
 
     Args:
         judge: fitted on the training samples.

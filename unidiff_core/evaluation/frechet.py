@@ -24,7 +24,9 @@ LEAST = 8
 
 
 class Frechet(FeatureMetric):
-    """``frechet`` and ``frechet_floor``, as pinned at the top of this module.
+    """``frechet``: the Fréchet distance of samples to training data, per feature, as FID is; lower is better.
+
+    ``frechet_floor`` is that of real test samples. Both are defined at the top of this module.
 
     Args:
         features: in which it is measured.

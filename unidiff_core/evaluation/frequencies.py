@@ -31,7 +31,9 @@ LEAST = 30
 
 
 class Frequencies(JudgeMetric):
-    """The metrics at the top of this module.
+    """``<label>_tv`` and ``<label>_least``: whether what is left free comes as often as in the data, rare classes too.
+
+    They are defined at the top of this module.
 
     Args:
         judge: fitted on the training samples.

@@ -24,7 +24,9 @@ LEAST = 8
 
 
 class Kernel(FeatureMetric):
-    """``kernel`` and ``kernel_floor``, as pinned at the top of this module.
+    """``kernel``: the kernel distance of samples to training data, as KID is: no bias for few samples; lower is better.
+
+    ``kernel_floor`` is that of real test samples. Both are defined at the top of this module.
 
     Args:
         features: in which it is measured.

@@ -75,7 +75,9 @@ class JudgeMetric(Metric):
 
 
 class LabelMetric(JudgeMetric):
-    """The metrics at the top of this module, of a judge's labels.
+    """``<label>``, ``lost_<label>``, ``new_<label>``: how often a judge reads off samples what they were asked to show.
+
+    They are defined at the top of this module.
 
     Args:
         judge: fitted on the training samples.

@@ -30,7 +30,9 @@ RESAMPLES = 100
 
 
 class Manifold(FeatureMetric):
-    """The metrics at the top of this module.
+    """``precision``, ``density`` and ``coverage``: whether samples lie where data lies, and cover all of it.
+
+    Each has a ``_floor``, that of real test samples. They are defined at the top of this module.
 
     Args:
         features: in which they are measured.

@@ -19,7 +19,9 @@ PERCENTILE = 1.0
 
 
 class Nearness(Metric):
-    """``nearest``, as pinned at the top of this module.
+    """``nearest``: the share of samples nearer to a training sample than 99 % of real test samples are.
+
+    It is defined at the top of this module; `Copies` also finds copies that are shifted or turned.
 
     Args:
         judge: whose features say what is alike; of modalities without features nothing is said.

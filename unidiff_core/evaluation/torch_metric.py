@@ -20,7 +20,7 @@ from unidiff_core.foundation.error import reason
 
 
 class TorchMetric(Metric):
-    """A metric of torchmetrics.
+    """Any metric of torchmetrics, by class path, of one modality (FID, KID) or of several together (CLIP score).
 
     Of one modality it compares the samples with the real test samples, ``update(samples, real=...)``: FID, KID; or, if
     its `update` knows no ``real``, it sees the samples alone: inception score. Of several it is given them together,

@@ -28,7 +28,9 @@ LEAST = 8
 
 
 class Variety(FeatureMetric):
-    """``variety`` and ``variety_floor``, as pinned at the top of this module.
+    """``variety``: how different samples of one condition are, as a share of the data's: 0 is always the same.
+
+    ``variety_floor`` is that of real test samples. Both are defined at the top of this module.
 
     Args:
         features: in which it is measured.

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from unidiff_core.foundation.error import reason
+from unidiff_core.foundation.error import meant, reason
 
 C = TypeVar("C", bound=type)
 
@@ -61,9 +61,10 @@ class Registry:
         """
         found = self.registrations.get(name) if isinstance(name, str) else None
         if found is None or not issubclass(found.cls, kind):
-            known = ", ".join(sorted(self.of_kind(kind))) or "none"
+            known = sorted(self.of_kind(kind))
             hints = "".join(f" {failure}" for failure in self.failures)
-            raise UnknownNameError(f"unknown {kind.__name__.lower()} {name!r}; registered: {known}.{hints}")
+            rest = meant(str(name), known, then=f"registered: {', '.join(known) or 'none'}.{hints}")
+            raise UnknownNameError(f"unknown {kind.__name__.lower()} {name!r}{rest}")
         return found.cls
 
     def make(self, name: str, *args: Any, **fields: Any) -> Any:

@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class UViT(Backbone):
-    """The post-LN U-ViT.
+    """The post-LN U-ViT: a transformer over the tokens of all streams, with long skips, of any `width` and `depth`.
 
     The released UniDiffuser is width 1536, depth 31, 24 heads over the streams ae 4×64×64 /2, clip 512 and text 77×64:
     952,504,912 parameters, 952,509,520 with two data types.

@@ -118,7 +118,7 @@ class Shared(TimestepLaw):
 
 
 class Independent(TimestepLaw):
-    """A law for each modality, independently.
+    """A law of its own for each modality, drawn independently; what `laws` does not name has `rest`.
 
     Args:
         laws: modality → its law.
@@ -146,7 +146,7 @@ class Independent(TimestepLaw):
 
 
 class Mixture(TimestepLaw):
-    """One of several laws for each sample.
+    """One of several laws for each sample, by weight: so that some tasks get a share of the training of their own.
 
     Args:
         laws: to choose from.

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class Warmup(LambdaLR):
-    """Learning rate by optimizer step.
+    """The learning rate rises linearly over `steps`, then stays, or falls to zero by a half cosine at `decay_until`.
 
     Args:
         optimizer: whose rate it scales.

@@ -18,7 +18,7 @@ TEXT_DECODER, AUTOENCODER = "caption_decoder.pth", "autoencoder_kl.pth"
 
 
 class ReleasedFolder(Converter):
-    """Reads the files that UniDiffuser's authors released; writes none.
+    """Reads the files that UniDiffuser's authors released, v0 or v1 (uvit_v1.pth and those beside it); writes none.
 
     Args:
         network: file of the network, where both are there.

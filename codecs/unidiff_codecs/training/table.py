@@ -12,7 +12,7 @@ from unidiff_core import OnePass
 
 
 class TableData(pl.LightningDataModule):
-    """A table.
+    """The rows of a table, for the training of `NumbersCodec`'s statistics.
 
     Args:
         source: of its rows; `train` alone is read.

@@ -20,7 +20,9 @@ BEAMS = 5
 
 
 class TextDecoderTraining(NetworkTraining):
-    """The prefix carries no loss; the caption's tokens and the end token do.
+    """GPT-2 that writes captions from CLIP's text states, and the linear layer between them: what `TextCodec` loads.
+
+    The prefix carries no loss; the caption's tokens and the end token do.
 
     Args:
         clip: folder or hub id of the frozen open_clip model.

@@ -45,7 +45,25 @@ def test_a_kind_alone(capsys, kind):
     assert printed(capsys, "list", kind).count("takes: ") == len(rows)
 
 
-def test_an_unknown_kind_is_an_error_that_lists_the_kinds(capsys):
+def test_every_class_says_what_it_is_and_what_its_options_are(capsys):
+    rows = json.loads(printed(capsys, "list", "--json"))
+    assert not [(row["name"], row["summary"]) for row in rows if len(row["summary"].split()) < 8]
+    assert not [row["name"] for row in rows if "this module" in row["summary"]]  # which nobody sees here
+    assert not [(row["name"], name) for row in rows for name in row["options"] if not row["explained"].get(name)]
+
+
+def test_one_class_by_its_name_with_its_options(capsys):
+    text = printed(capsys, "list", "Mixture")
+    assert text.startswith("Mixture  (unidiff-core)\n") and "\n    weights: of each; equal if not given." in text
+    assert "weights: of each" not in printed(capsys, "list", "laws")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [("solver", "did you mean solvers?"), ("Gausian", "Gaussian?"), ("xyzzy", "the kinds are codecs,")],
+)
+def test_an_unknown_kind_is_an_error_that_says_what_was_meant(word, says, capsys):
     with pytest.raises(SystemExit) as error:
-        main(["list", "widgets"])
-    assert error.value.code == 2 and "codecs" in capsys.readouterr().err
+        main(["list", word])
+    text = " ".join(capsys.readouterr().err.split())
+    assert error.value.code == 2 and says in text and "invalid choice" not in text

@@ -29,7 +29,9 @@ def test_a_class_is_registered_under_its_name_or_the_one_that_it_says():
     assert registry.add(Square) is Square, "twice the same is once"
     assert (name_of(Round), name_of(Square)) == ("round", "Square")
     assert registry.find("round", Shape) is Round and set(registry.of_kind(Shape)) == {"round", "Square"}
-    with pytest.raises(UnknownNameError, match=r"unknown shape 'Round'; registered: Square, round\."):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown shape 'Round'; did you mean round\? Registered: Square, round\."
+    ):
         registry.find("Round", Shape)
     with pytest.raises(UnknownNameError, match=r"unknown round 'Square'; registered: round\."):
         registry.find("Square", Round)

@@ -30,6 +30,10 @@ class Gaussian(ForwardProcess):
     * ``flow``: ε − x_0, the velocity of the straight line (Lipman et al. 2022, https://arxiv.org/abs/2210.02747).
 
     Predicting noise under a schedule that forgets all at T says nothing about x_0 there: the pair is refused.
+
+    Args:
+        schedule: timestep → alpha and sigma; `Flow` if not given.
+        prediction: what the network is asked for.
     """
 
     estimate = "mean"

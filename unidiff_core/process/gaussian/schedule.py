@@ -50,6 +50,10 @@ class ScaledLinear(NoiseSchedule):
 
     Between integer times log ᾱ is interpolated linearly, as DPM-Solver does. The terminal signal-to-noise ratio is not
     zero (ᾱ_T = 0.00466 for the defaults), so an ignored modality is only approximately marginalised.
+
+    Args:
+        beta_start: variance of the noise that the first of the T steps adds.
+        beta_end: that of the last.
     """
 
     def __init__(self, beta_start: float = 0.00085, beta_end: float = 0.0120) -> None:

@@ -68,7 +68,7 @@ class Family(GaussianSolver):
 
 
 class DDIM(Family):
-    """No fresh noise: deterministic, first order."""
+    """DDIM: no fresh noise, deterministic, first order; the one to invert by, and the simplest to compare with."""
 
     registered_name = "ddim"
 

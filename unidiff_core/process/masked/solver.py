@@ -61,7 +61,11 @@ class MaskedSolver(Solver, ABC):
 
 
 class Random(MaskedSolver):
-    """The order in which the forward process hides, backwards: it depends on nothing that is drawn."""
+    """The order in which the forward process hides, backwards: it depends on nothing that is drawn.
+
+    Args:
+        remask: freshness in [0, 1]: 0 keeps what is revealed, 1 hides all anew.
+    """
 
     registered_name = "random"
 
@@ -71,7 +75,11 @@ class Random(MaskedSolver):
 
 
 class Certain(MaskedSolver):
-    """First where the state leaves least open: by the largest probability. What is then drawn is drawn as ever."""
+    """First where the state leaves least open: by the largest probability. What is then drawn is drawn as ever.
+
+    Args:
+        remask: freshness in [0, 1]: 0 keeps what is revealed, 1 hides all anew.
+    """
 
     registered_name = "certain"
 
@@ -81,7 +89,11 @@ class Certain(MaskedSolver):
 
 
 class Confident(MaskedSolver):
-    """First where the drawn symbol is likely: LLaDA's and MaskGIT's order. It seeks modes, and is not exact."""
+    """First where the drawn symbol is likely: LLaDA's and MaskGIT's order. It seeks modes, and is not exact.
+
+    Args:
+        remask: freshness in [0, 1]: 0 keeps what is revealed, 1 hides all anew.
+    """
 
     registered_name = "confident"
     uses_drawn = True
