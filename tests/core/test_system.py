@@ -31,6 +31,7 @@ def directory(tmp_path):
 
 def test_dropping_is_refused_where_processes_would_wait_for_ever():
     model = make(drop_ignored=True)
+    model.backbone.takes_kept = False
     model._device_mesh = {"data_parallel": None}
     with pytest.raises(ValueError, match="FSDP2"):
         model.configure_model()
