@@ -90,9 +90,9 @@ def runs(tmp_path_factory):
         for name, strategy in STRATEGIES.items()
     ]
     single.append(fit_row(folder, "one-dropping", "float64", *DROPPING))
-    both.append(fit_row(folder, "ddp-dropping", "float64", *STRATEGIES["ddp"], *DROPPING))
     single.append(fit_row(folder, "one-bad", "float64", f"--data.train={folder / 'bad'}"))
     for name, strategy in STRATEGIES.items():
+        both.append(fit_row(folder, f"{name}-dropping", "float64", *strategy, *DROPPING))
         both.append(fit_row(folder, f"{name}-bad", "float64", *strategy, f"--data.train={folder / 'bad'}"))
         micro = ["--data.micro_batch_size=4", "--trainer.val_check_interval=10"]
         both.append(fit_row(folder, f"{name}-micro", "float64", *strategy, *micro))
@@ -172,9 +172,10 @@ def test_a_number_that_is_not_finite_on_one_process_skips_the_step_on_all(runs, 
     assert max((found[name] - value).abs().max().item() for name, value in expected.items()) <= 1e-9
 
 
-def test_dropping_gives_the_same_run_on_two_processes(runs):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_dropping_gives_the_same_run_on_two_processes(runs, strategy):
     """Though the patterns that occur, and with them the parameters in use, differ between the processes."""
-    one, two = runs / "one-dropping", runs / "ddp-dropping"
+    one, two = runs / "one-dropping", runs / f"{strategy}-dropping"
     assert losses(two) == pytest.approx(losses(one), abs=1e-9) and losses(one) != losses(runs / "one-float64")
     assert max((state(two)[name] - value).abs().max().item() for name, value in state(one).items()) <= 1e-9
 

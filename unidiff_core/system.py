@@ -21,7 +21,7 @@ from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.clipping import clip_gradients
 from unidiff_core.foundation.distributed import gathered
 from unidiff_core.foundation.finite import NonFiniteError, non_finite
-from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, stream_of
+from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, over, stream_of
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.precision import full_precision
 from unidiff_core.modality import Modality
@@ -118,12 +118,12 @@ class UniDiffuser(pl.LightningModule):
         """Distribute the parameters, where the strategy gave a mesh of devices (FSDP2).
 
         Raises:
-            ValueError: if `drop_ignored` is on: how often the backbone is then evaluated differs between processes, and
-                distributed ones would wait for each other for ever.
+            ValueError: if `drop_ignored` is on, for a backbone that does not take what is kept: how often it is then
+                evaluated differs between processes, and distributed ones would wait for each other for ever.
         """
         mesh = self.device_mesh
-        if mesh is not None and self.objective.drops:
-            raise ValueError("drop_ignored does not go with FSDP2; use DDP, or leave it out")
+        if mesh is not None and self.objective.drops and not self.backbone.takes_kept:
+            raise ValueError(f"drop_ignored does not go with FSDP2 under {type(self.backbone).__name__}; use DDP")
         if mesh is not None and not any(isinstance(value, DTensor) for value in self.parameters()):
             distribute(self.backbone, self._processes.values(), mesh["data_parallel"])
 
@@ -268,19 +268,25 @@ class UniDiffuser(pl.LightningModule):
 
     # --- the network ---
 
-    def network(self, latents: Latents, times: Times, conditions: Conditions | None = None) -> dict[str, Tensor]:
+    def network(
+        self, latents: Latents, times: Times, conditions: Conditions | None = None, **more: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """The backbone's predictions: it sees each state as its process shows it, in the dtype of its weights."""
         dtype = next(self.backbone.parameters()).dtype
         seen = {
             key: cast(self._process(key).view(value, times[modality_of(key)]), dtype) for key, value in latents.items()
         }
-        prediction: dict[str, Tensor] = self.backbone(seen, times, **(conditions or {}))
+        prediction: dict[str, Tensor] = self.backbone(seen, times, **(conditions or {}), **more)
         return prediction
 
     def network_on_kept(
         self, latents: Latents, times: Times, kept: Mapping[str, Tensor], conditions: Conditions | None = None
     ) -> dict[str, Tensor]:
         """`network` on each sample's kept modalities alone; zero where a sample dropped the modality."""
+        if self.backbone.takes_kept:
+            prediction = self.network(latents, times, conditions, kept=kept)
+            there = {key: over(kept[modality_of(key)], value) for key, value in prediction.items()}
+            return {key: value.where(there[key], torch.zeros_like(value)) for key, value in prediction.items()}
         prediction = {key: self._nothing(key, value) for key, value in latents.items()}
         prediction = predicted_on_kept(self.network, prediction, latents, times, kept, conditions or {})
         # A parameter that no sample used still takes part: DDP and FSDP2 wait for its gradient.

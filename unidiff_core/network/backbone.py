@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -35,6 +36,10 @@ class Backbone(nn.Module, ABC):
     A parameter that belongs to one modality says so in its name: a part of the name is ``<modality>:<what>``. So a
     trained network can grow by a modality; see `modality_of_parameter`.
     """
+
+    takes_kept: ClassVar[bool] = False
+    """Whether `forward` takes ``kept``, modality → bool ``[b]``, and leaves out of each sample what it lacks. Dropping
+    in training is then one evaluation; else it is one for each pattern of what samples have."""
 
     @abstractmethod
     def forward(self, latents: Latents, times: Times, **conditions: Tensor) -> dict[str, Tensor]:

@@ -7,18 +7,19 @@ al. 2023, "All are Worth Words", and the UniDiffuser paper, section 4.2 (LayerNo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unidiff_core.foundation.latents import Latents, Times, modality_of, stream_of
 from unidiff_core.foundation.stream import Stream
 from unidiff_core.network.backbone import Backbone, Port, Ports
+from unidiff_core.network.packing import Packing, Runs
 from unidiff_core.network.tokens import StreamTokens
 
 
@@ -46,18 +47,26 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(
-        self, x: Float[Tensor, "b n width"], skip: Float[Tensor, "b n width"] | None = None
+        self, x: Float[Tensor, "b n width"], skip: Float[Tensor, "b n width"] | None = None, runs: Runs | None = None
     ) -> Float[Tensor, "b n width"]:
-        """Tokens → tokens."""
+        """Tokens → tokens. With `runs`, they are those of a `Packing`."""
         if self.skip_linear is not None and self.norm1 is not None and skip is not None:
             x = self.norm1(self.skip_linear(torch.cat([x, skip], dim=-1)))
-        x = self.norm2(x + self.attention(x))
+        x = self.norm2(x + self.attention(x, runs))
         return self.norm3(x + self.fc2(F.gelu(self.fc1(x))))
 
-    def attention(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b n width"]:
-        """Self-attention over all tokens."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+    def attention(self, x: Float[Tensor, "b n width"], runs: Runs | None = None) -> Float[Tensor, "b n width"]:
+        """Self-attention over all tokens of a sample."""
+        rows = self.qkv(x).flatten(0, 1)
+        runs = [(x.shape[0], x.shape[1])] if runs is None else runs
+        pieces = rows.split([count * length for count, length in runs])
+        attended = [self._attended(piece, count) for piece, (count, _) in zip(pieces, runs, strict=True)]
+        joined = attended[0] if len(attended) == 1 else torch.cat([rows[:0, : x.shape[-1]], *attended])
+        return self.proj(joined.view_as(x))
+
+    def _attended(self, rows: Float[Tensor, "total three_width"], count: int) -> Float[Tensor, "total width"]:
+        q, k, v = rearrange(rows, "(b n) (three h d) -> three b h n d", b=count, three=3, h=self.heads)
+        return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> (b n) (h d)")
 
 
 class UViT(Backbone):
@@ -148,13 +157,19 @@ class UViT(Backbone):
         """The way in and out of a stream, by its full name."""
         return self.streams[key.replace(".", ":", 1)]  # type: ignore[return-value]
 
+    takes_kept = True
+
     @property
     def conditions(self) -> tuple[str, ...]:
         """The data type, if there are several."""
         return ("data_type",) if self.data_types else ()
 
     def forward(  # type: ignore[override]
-        self, latents: Latents, times: Times, data_type: Int64[Tensor, " b"] | None = None
+        self,
+        latents: Latents,
+        times: Times,
+        data_type: Int64[Tensor, " b"] | None = None,
+        kept: Mapping[str, Bool[Tensor, " b"]] | None = None,
     ) -> dict[str, Tensor]:
         """Predictions of all streams in `latents`.
 
@@ -162,33 +177,54 @@ class UViT(Backbone):
             latents: ``"<modality>.<stream>" -> [b, *shape]``.
             times: modality → ``[b]`` in 0..T.
             data_type: the last type (curated) if not given.
+            kept: modality → which samples have it, of those that not all have: no other tokens are computed.
         """
         keys = [key for key in self.stream_keys() if key in latents]
         pieces = [self.stem(times, data_type), *(self.tokens_of(key).tokens(latents[key]) for key in keys)]
         lengths = [piece.shape[1] for piece in pieces]
         x = torch.cat(pieces, dim=1)  # (b, n, width)
+        packing = Packing.of(self.kept_tokens(kept, keys, lengths, times)) if kept else None
+        x = packing.pack(x) if packing else x
 
-        skips = []
+        skips, runs = [], packing.runs if packing else None
         for block in self.in_blocks:
-            x = self.run(block, x)
+            x = self.run(block, x, None, runs)
             skips.append(x)
         for block in self.mid_blocks:
-            x = self.run(block, x)
+            x = self.run(block, x, None, runs)
         for block in self.out_blocks:
-            x = self.run(block, x, skips.pop())
+            x = self.run(block, x, skips.pop(), runs)
 
-        tokens = self.norm(x).split(lengths, dim=1)[1:]
+        x = packing.unpack(self.norm(x)) if packing else self.norm(x)
         return {
             key: self.tokens_of(key).prediction(piece, tuple(latents[key].shape[1:]))
-            for key, piece in zip(keys, tokens, strict=True)
+            for key, piece in zip(keys, x.split(lengths, dim=1)[1:], strict=True)
         }
+
+    def kept_tokens(
+        self, kept: Mapping[str, Bool[Tensor, " b"]], keys: Sequence[str], lengths: Sequence[int], times: Times
+    ) -> Bool[Tensor, "b n"]:
+        """Which tokens a sample has: all but those of modalities, times among them, that it lacks.
+
+        Args:
+            kept: as in `forward`.
+            keys: of the streams, in token order.
+            lengths: of the stem and of the streams.
+            times: of the modalities that there are.
+        """
+        every = torch.ones_like(next(iter(times.values())), dtype=torch.bool)
+        names = [name for name in self.time_names() if name in times]
+        rows = [(kept.get(name, every), 1) for name in names]
+        rows += [(every, lengths[0] - len(names))]  # the data type
+        rows += [(kept.get(modality_of(key), every), num) for key, num in zip(keys, lengths[1:], strict=True)]
+        return torch.cat([row[:, None].expand(-1, num) for row, num in rows], dim=1)
 
     @property
     def layers(self) -> list[nn.Module]:
         """All blocks, in order."""
         return [*self.in_blocks, *self.mid_blocks, *self.out_blocks]
 
-    def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+    def run(self, block: nn.Module, *inputs: Tensor | Runs | None) -> Tensor:
         """One block, its activations kept or to be computed again."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
@@ -198,12 +234,16 @@ class UViT(Backbone):
         """Full names of all streams, in token order."""
         return [name.replace(":", ".", 1) for name in self.streams]
 
+    def time_names(self) -> list[str]:
+        """The modalities, in the order of their times' tokens."""
+        return [key.removesuffix(":time") for key in self.time_position]
+
     def stem(self, times: Times, data_type: Int64[Tensor, " b"] | None) -> Float[Tensor, "b n width"]:
         """The tokens before the streams': times, then the data type."""
         dtype = self.norm.weight.dtype
         rows = [
             timestep_embedding(times[name], self.width).to(dtype)[:, None] + self.time_position[f"{name}:time"]
-            for name in (key.removesuffix(":time") for key in self.time_position)
+            for name in self.time_names()
             if name in times
         ]
         if self.data_types:

@@ -210,3 +210,32 @@ def test_scaled_linear_layers_keep_the_size_of_what_goes_through_them_and_heads_
     assert torch.equal(
         scaled.get_parameter("streams.rest:values.position"), plain.get_parameter("streams.rest:values.position")
     )
+
+
+@pytest.mark.parametrize("data_types", [0, 2])
+def test_what_samples_lack_is_left_out_in_one_evaluation(data_types):
+    """As one evaluation for each pattern of what samples have, gradients too; a sample may have nothing at all."""
+    streams = {"a.x": Stream.vector(3), "a.y": Stream.grid(1, 4, 4, patch=2), "b.z": Stream.sequence(5, 2)}
+    torch.manual_seed(0)
+    network = UViT(ports_of(streams), 32, 3, 2, data_types=data_types, position_std=0.5).double()
+    latents = {key: torch.randn(6, *stream.shape, dtype=torch.float64) for key, stream in streams.items()}
+    times = {"a": torch.arange(6.0) * 100, "b": 900 - torch.arange(6.0) * 100}
+    kept = {"a": torch.tensor([1, 0, 1, 1, 0, 0]).bool(), "b": torch.tensor([1, 1, 0, 1, 1, 0]).bool()}
+    packed = network(latents, times, kept=kept)
+    for rows, names in {(0, 3): "ab", (1, 4): "b", (2,): "a"}.items():
+        some = {key: value[[*rows]] for key, value in latents.items() if key[0] in names}
+        want = network(some, {name: times[name][[*rows]] for name in names})
+        for key, value in want.items():
+            torch.testing.assert_close(packed[key][[*rows]], value, rtol=1e-9, atol=1e-12)
+    sum(value.sum() for value in packed.values()).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    checked = UViT(ports_of(streams), 32, 3, 2, data_types=data_types, checkpointing=True).double()
+    checked.load_state_dict(network.state_dict())
+    again = checked(latents, times, kept=kept)
+    assert all(torch.equal(again[key], value) for key, value in packed.items())
+
+
+def test_a_batch_in_which_nobody_has_anything_is_no_error():
+    network = UViT(ports_of({"a.x": Stream.vector(3)}), 32, 3, 2)
+    prediction = network({"a.x": torch.zeros(2, 3)}, {"a": torch.zeros(2)}, kept={"a": torch.zeros(2).bool()})
+    prediction["a.x"].sum().backward()

@@ -124,17 +124,22 @@ def test_a_modality_that_nobody_has_changes_no_other_loss(tmp_path):
     assert torch.equal(loss, parts["train/a.v"]) and parts["train/b.s"] == 0
 
 
-def test_dropping_gives_each_sample_the_loss_it_has_without_the_modality(tmp_path):
+@pytest.mark.parametrize("takes_kept", [True, False])
+def test_dropping_gives_each_sample_the_loss_it_has_without_the_modality(tmp_path, takes_kept):
     """What is missing is left out for that sample alone: the same as a batch of samples like it."""
     model, whole = make(drop_ignored=True), next(iter(loader()))
+    model.backbone.takes_kept = takes_kept
     model.trainer = trainer(tmp_path, 1)
     model.log = model.log_dict = lambda *_, **__: None
     seen = []
     run = model.backbone.forward
-    model.backbone.forward = lambda latents, times: seen.append((set(latents), len(times["a"]))) or run(latents, times)
+    model.backbone.forward = lambda latents, times, **more: (
+        seen.append((set(latents), len(times["a"]))) or run(latents, times, **more)
+    )
     whole.present = {"b": torch.arange(16) < 6}
     loss = model.training_step(whole)
-    assert sorted(seen, key=str) == sorted([({"a.v"}, 10), ({"a.v", "b.s"}, 6)], key=str)
+    patterns = [({"a.v"}, 10), ({"a.v", "b.s"}, 6)]
+    assert sorted(seen, key=str) == ([({"a.v", "b.s"}, 16)] if takes_kept else sorted(patterns, key=str))
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())
     batches = []
