@@ -2,11 +2,11 @@
 
     python benchmarks/demonstrations/clean_std.py                    # after `make demo`
 
-A step with fresh noise puts x̂_0, a mean, where a sample belongs, and loses its variance; `analytic` gives it back, by
-what was measured at training's validations (clean_std.yaml). ``variance``: of samples' latents over that of the data's,
-the mean over elements (1 is right). ``frechet``: in the judge's features, over their number. ``error``: squared, of the
-estimate with all else at T, where ``table`` is what was measured over all times of all else; ``leading``: its share in ten
-of 128 directions, where white noise has 0.08.
+A step with fresh noise puts x̂_0, a mean, where a sample belongs, and loses its variance; `analytic` gives it back,
+by what was measured at training's validations (clean_std.yaml). ``variance``: of samples' latents over that of the
+data's, the mean over elements (1 is right). ``frechet``: in the judge's features, over their number. ``error``:
+squared, of the estimate with all else at T (``table``: as it was measured, over all times of all else); ``leading``:
+its share in ten of 128 directions, where white noise has 0.08.
 """
 
 from __future__ import annotations
