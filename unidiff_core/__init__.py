@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unidiff_core.application.chain import chain
+    from unidiff_core.application.inpainting import inpaint
     from unidiff_core.application.interpolation import interpolate
     from unidiff_core.application.moment import Moment, film
     from unidiff_core.application.selection import best_of
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "application.chain": ("chain",),
+    "application.inpainting": ("inpaint",),
     "application.interpolation": ("interpolate",),
     "application.moment": ("Moment", "film"),
     "application.selection": ("best_of",),

@@ -145,6 +145,41 @@ class ImageCodec(FrozenCodec):
         contact_sheet([*images, *raws]).save(sheet)
         return [*paths, sheet]
 
+    def mask(self, region: Any, raw: Image.Image | None = None) -> dict[str, Tensor]:
+        """A box ``[left, top, right, bottom]`` in pixels of the square of `size`, or the path of a picture.
+
+        The picture is cropped and resized as images are; its light part is the region. Cells of the latent that it
+        touches are in it, and so is the whole of ``clip``. A mapping is in the streams' coordinates.
+
+        Raises:
+            ValueError: if it is neither, or empty.
+        """
+        if isinstance(region, Mapping):
+            return super().mask(region, raw)
+        pixels = torch.from_numpy(self._region(region))
+        inside = pixels.unflatten(1, (-1, self.downsampling)).unflatten(0, (-1, self.downsampling)).amax((1, 3))
+        return self._with_clip(
+            {"ae": inside.expand(self.shapes["ae"]).clone()}, torch.ones(self.clip_width, dtype=torch.bool)
+        )
+
+    def _region(self, region: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Pixels ``[size, size]`` that are in it."""
+        inside = np.zeros((self.size, self.size), dtype=bool)
+        if isinstance(region, str):
+            picture = square(self.parse(region), self.size).convert("L")
+            inside = np.asarray(picture) >= 128
+        elif isinstance(region, Sequence) and len(region) == 4 and all(isinstance(row, int) for row in region):
+            left, top, right, bottom = (max(0, row) for row in region)
+            inside[top:bottom, left:right] = True
+        else:
+            raise ValueError(
+                f"the region {region!r} of an image is neither [left, top, right, bottom] in pixels of the square of "
+                f"{self.size} nor the path of a picture that is light there"
+            )
+        if not inside.any():
+            raise ValueError(f"the region {region!r} has no pixel of the square of {self.size}")
+        return inside
+
     def film(self, rows: Sequence[Sequence[Image.Image]], folder: Path) -> list[Path]:
         """Write ``film.png``: a row for each sample, its moments from left to right."""
         path = folder / "film.png"

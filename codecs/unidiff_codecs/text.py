@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -123,6 +124,22 @@ class TextCodec(RawTexts, FrozenCodec):
             texts += decoder.generate(self.place(states), beams=self.beams, max_new_tokens=self.max_new_tokens)
         return texts
 
+    def mask(self, region: Any, raw: str | None = None) -> dict[str, Tensor]:
+        """A word of the text, or several: from the first of them on, to the end.
+
+        A state of CLIP's tells of its token and of all before it, so that what follows a word tells of it too. A
+        mapping is in the stream's coordinates, a range of states.
+
+        Raises:
+            ValueError: if the text is not known, or the words do not stand in it.
+        """
+        if isinstance(region, Mapping):
+            return super().mask(region, raw)
+        first = spans_of(region, raw)[0][0]
+        before = self._load_states().tokenizer.encode(str(raw)[:first])
+        place = torch.arange(self.length) > len(before)  # after the start symbol
+        return {"states": place[:, None].expand(self.length, self.width).clone()}
+
     def _encode_some(self, texts: list[str]) -> Tensor:
         network, decoder = self._load_states(), self._load_decoder()
         states: Tensor = network(network.tokenize(texts).to(self._anchor.device))
@@ -149,6 +166,24 @@ class TextCodec(RawTexts, FrozenCodec):
                 )
             self._decoder = self.adopt(decoder)
         return self._decoder
+
+
+def spans_of(words: Any, raw: str | None) -> list[tuple[int, int]]:
+    """Where words stand in a text, each time that they do: from and up to, in characters.
+
+    Raises:
+        ValueError: if the text is not known, or one of the words does not stand in it.
+    """
+    rows = [words] if isinstance(words, str) else words
+    if not isinstance(rows, Sequence) or not rows or not all(isinstance(row, str) and row.strip() for row in rows):
+        raise ValueError(f"the region {words!r} of a text is a word of it, or a list of words")
+    if raw is None:
+        raise ValueError(f"where {words!r} stands in a text is known of a text, not of latents; give the text itself")
+    found = [[match.span() for match in re.finditer(rf"(?<!\w){re.escape(row)}(?!\w)", raw)] for row in rows]
+    for row, spans in zip(rows, found, strict=True):
+        if not spans:
+            raise ValueError(f"{row!r} does not stand in the text {raw!r}")
+    return sorted(span for spans in found for span in spans)
 
 
 def decoded(data: bytes) -> str:

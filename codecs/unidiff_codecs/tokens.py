@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from unidiff_codecs.text import RawTexts, check_text
+from unidiff_codecs.text import RawTexts, check_text, spans_of
 from unidiff_core import Stream
 from unidiff_core.codec.weights import locate, read_config, require
 
@@ -77,6 +77,22 @@ class TokensCodec(RawTexts):
     def decode(self, latents: Mapping[str, Tensor]) -> list[str]:
         """``ids`` → texts; one that is padding from the start is empty."""
         return [self._load().decode(row) for row in latents["ids"].tolist()]
+
+    def mask(self, region: Any, raw: str | None = None) -> dict[str, Tensor]:
+        """The tokens of a word of the text, or of several; as many as they are. A mapping is a range of tokens.
+
+        Raises:
+            ValueError: if the text is not known, or the words do not stand in it.
+        """
+        if isinstance(region, Mapping):
+            return super().mask(region, raw)
+        spans = spans_of(region, raw)
+        inside = torch.zeros(self.length, dtype=torch.bool)
+        for i, (a, b) in enumerate(self._load().spans(str(raw))[: self.length]):
+            inside[i] = any(a < end and start < b for start, end in spans)
+        if not inside.any():
+            raise ValueError(f"{region!r} stands after the {self.length} tokens that are read of {raw!r}")
+        return {"ids": inside}
 
     def _check(self, raw: str, num: int, unknown: Sequence[str]) -> None:
         if num > self.length:
@@ -162,6 +178,10 @@ class Tokens:
             (row.ids, [text[a:b] for token, (a, b) in zip(row.ids, row.offsets, strict=True) if token == self.unknown])
             for text, row in zip(texts, rows, strict=True)
         ]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token stands in a text: from and up to, in characters."""
+        return [(int(a), int(b)) for a, b in self.tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids up to the first padding → text; special symbols of the tokenizer's own are shown as they are."""

@@ -126,6 +126,26 @@ def test_the_central_square_is_taken():
     assert square(image, 10).getcolors() == [(100, (0, 0, 255))]
 
 
+def test_the_region_of_a_box_or_a_picture_is_the_cells_that_it_touches(image_arguments, tmp_path):
+    codec = ImageCodec(**image_arguments)  # 32 pixels, 4 in a cell
+    masks = codec.mask([3, 8, 9, 32])
+    assert masks["clip"].all() and masks["ae"].shape == (2, 8, 8)
+    assert masks["ae"][0].nonzero().unique(dim=0).tolist() == [[y, x] for y in range(2, 8) for x in range(3)]
+    light = Image.new("L", (96, 64))
+    light.paste(255, (16 + 6, 16, 16 + 18, 64))  # the central square begins at 16, and is halved
+    light.save(tmp_path / "light.png")
+    assert torch.equal(codec.mask(str(tmp_path / "light.png"))["ae"], masks["ae"])
+    assert codec.mask({"ae": [[0, 1], [0, 8]]})["ae"].sum() == 2 * 8
+    for region, says in (([40, 0, 50, 9], "no pixel of the square of 32"), ([1, 2], "neither"), (["a"] * 4, "neither")):
+        with pytest.raises(ValueError, match=says):
+            codec.mask(region)
+
+
+def test_a_film_is_a_picture_of_rows(tmp_path):
+    files = ImageCodec().film([[picture(0), picture(1), picture(2)]] * 2, tmp_path)
+    assert [path.name for path in files] == ["film.png"] and Image.open(files[0]).size == (3 * 66 + 2, 2 * 66 + 2)
+
+
 def test_saving_numbers_the_files_and_grows_the_sheet(tmp_path):
     codec = ImageCodec()
     first = codec.save([picture(0), picture(1)], tmp_path)

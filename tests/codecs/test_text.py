@@ -33,6 +33,17 @@ def test_round_trip_and_independence(text_arguments):
     assert not any(module.training for module in codec.modules())
 
 
+def test_the_region_of_a_word_is_from_there_on(text_arguments):
+    """A causal network's states: those before a word do not tell of it, that of the word and those after do."""
+    codec = TextCodec(**text_arguments)
+    first, other = (codec.encode([text])["states"][0] for text in ("a red one", "a blue one"))
+    same = torch.isclose(first, other, atol=1e-5).all(1)
+    inside = codec.mask("red", "a red one")["states"]
+    assert torch.equal(inside.any(1), ~same) and torch.equal(inside.all(1), inside.any(1))
+    with pytest.raises(ValueError, match="'blue' does not stand in the text 'a red one'"):
+        codec.mask("blue", "a red one")
+
+
 def test_states_are_those_after_the_final_norm_padded_with_the_end_token(clip):
     tower = TextState(str(clip))
     ids = tower.tokenize(["a red one"])

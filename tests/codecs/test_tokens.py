@@ -50,6 +50,21 @@ def test_a_text_ends_at_its_first_padding(trained):
     assert codec.decode({"ids": ids})[0] == "a"
 
 
+def test_the_region_of_a_word_is_its_tokens_each_time_that_it_stands(trained):
+    codec = codec_of(trained, length=12)
+    text = "a red one a red one"
+    ids = codec.encode([text])["ids"][0]
+    tokens = codec._load().tokenizer
+    inside = codec.mask("red", text)["ids"]
+    assert tokens.decode(ids[inside].tolist()).split() == ["red"] * text.split().count("red")
+    assert torch.equal(codec.mask(["red", "one"], "a red one")["ids"], codec.mask("red one", "a red one")["ids"])
+    assert codec.mask({"ids": [1, 3]})["ids"].nonzero().flatten().tolist() == [1, 2]
+    for region, raw, says in (("blue", text, "'blue' does not stand in the text"), ("re", text, "'re' does not stand"),
+                              ("red", None, "give the text itself"), (3, text, "a word of it")):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
+            codec.mask(region, raw)
+
+
 def test_what_does_not_fit_is_refused_or_counted(trained):
     long = "a red one " * 9
     with pytest.raises(ValueError, match="more than the codec's length"):

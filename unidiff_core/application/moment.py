@@ -59,7 +59,7 @@ def film(model: UniDiffuser, moments: Sequence[Moment], folder: Path, *, title: 
     folder.mkdir(parents=True, exist_ok=True)
     decoded = [moment.decode(model) for moment in moments]
     rows = ["<tr>" + "".join(f"<th>{escape(moment.title)}</th>" for moment in moments) + "</tr>"]
-    for i in range(len(next(iter(decoded[0].values()), []))):
+    for i in range(len(next(iter(moments[0].latents.values())))):
         cells = ("<br>".join(_html(model, name, raws[i]) for name, raws in row.items()) for row in decoded)
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     page = folder / "film.html"

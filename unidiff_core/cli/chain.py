@@ -98,9 +98,19 @@ def write_moments(model: UniDiffuser, moments: Sequence[Moment], out: Path, titl
     """Write the film of all moments and the samples of the last, each modality's as `sample` writes it."""
     from unidiff_core.application.moment import film
 
-    files = film(model, moments, out, title=title)
+    files = film(model, [*_given(moments), *moments], out, title=title)
     last = {name: i for i, moment in enumerate(moments) for name in moment.solved}
     write(model, {name: moments[i].decode(model)[name] for name, i in last.items()}, out)
     console = Console(highlight=False, soft_wrap=True)
     for path in files:
         console.print(f"{len(moments)} moments: {path}", markup=False)
+
+
+def _given(moments: Sequence[Moment]) -> list[Moment]:
+    """The moment before the first: what was given, and is not replaced by it."""
+    from unidiff_core.application.moment import Moment
+    from unidiff_core.foundation.latents import modality_of
+
+    first = moments[0]
+    names = tuple(dict.fromkeys(name for key in first.latents if (name := modality_of(key)) not in first.solved))
+    return [Moment("given", first.latents, names)] if names else []

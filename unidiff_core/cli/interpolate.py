@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> None:
     sampling, model = sampling_of(options), load_model(options)
     ends = given_of(options.start, model, "--start"), given_of(options.end, model, "--end")
     through = [name.strip() for name in options.through.split(",") if name.strip()]
-    with progress(f"interpolate {options.name}", 1, "of the steps", transient=True) as show:
+    with progress(f"interpolate {options.name}", 100, "percent", transient=True) as show:
         moments = interpolate(
             model,
             options.name,
@@ -64,6 +64,6 @@ def run(argv: Sequence[str]) -> None:
             through=through,
             frames=options.frames,
             options=sampling,
-            on_step=lambda report: show(report.step / report.steps, scale=0),
+            on_step=lambda report: show(100 * report.step / report.steps, scale=0),
         )
     write_moments(model, moments, options.out, "interpolate")

@@ -24,6 +24,7 @@ COMMANDS = {
     "sample": ("sample", "sample any marginal, conditional or joint distribution by a timestep spec"),
     "vary": ("vary", "variations: samples through other modalities and back"),
     "chain": ("chain", "specs in turn, each on what those before left: blocked Gibbs sampling"),
+    "inpaint": ("inpaint", "part of a sample anew, given the rest of it: inpainting and outpainting"),
     "interpolate": ("interpolate", "what lies between two samples"),
     "evaluate": ("evaluate", "judge samples of many queries; writes evaluation.json and report.html"),
     "convert": ("convert", "read weights in another layout, such as the released ones, into a model directory"),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unidiff_core.codec.region import mask_of
 from unidiff_core.foundation.stream import Stream
 
 Raw = Any
@@ -112,6 +113,21 @@ class Codec(nn.Module, ABC):
             return self.from_bytes(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+    def mask(self, region: Any, raw: Raw | None = None) -> dict[str, Tensor]:
+        """Where a region of a sample lies in its latent: stream → bool ``[*shape]``, True in the region.
+
+        A region is in the streams' coordinates unless the codec says otherwise: ``{ae: [[0, 4], [2, 6]]}`` is a range
+        for each size of a grid. A stream that tells of the whole sample is in every region as a whole.
+
+        Args:
+            region: as a person says it, plain data.
+            raw: the sample, if it is known; some codecs need it.
+
+        Raises:
+            ValueError: if it is no region of this codec; says what is.
+        """
+        return mask_of(region, self.streams, self.shapes)
 
     def save(self, raws: Sequence[Raw], folder: Path, *, first_index: int = 0) -> list[Path]:
         """Write samples for people to look at; returns the files written. One numbered file each by default."""

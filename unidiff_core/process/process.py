@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 import yaml
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from unidiff_core.foundation.plugin import load_plugins
@@ -218,6 +218,16 @@ class ForwardProcess(nn.Module, ABC):
     def is_identity(self, step: Step, shape: Sequence[int], solver: Any) -> bool:
         """Whether this step leaves every state of this shape as it is, so that no clean estimate is needed for it."""
         return False
+
+    def start_in_part(
+        self, clean: Shaped[Tensor, "b *shape"], is_free: Bool[Tensor, "b *shape"]
+    ) -> tuple[Shaped[Tensor, "b *shape"], Float[Tensor, " b"]] | None:
+        """The state in which all of a value is known but what is free, and its time, if the process has such a state.
+
+        A path from there samples what is free given the rest, exactly. None if there is none: what is known can then
+        but be put back after each step.
+        """
+        return None
 
     def knows(self, t: float) -> bool:
         """Whether a state at this time is its own clean estimate, so that the network need not be asked."""

@@ -132,6 +132,19 @@ def test_mel_bands_are_inverted_without_negative_magnitudes():
 # --- the codec ---
 
 
+def test_the_region_of_a_stretch_is_the_cells_that_it_touches():
+    codec = AudioCodec()  # 16 cells
+    cell = codec.seconds / 16
+    inside = codec.mask([2.5 * cell, 4 * cell])["mel"]
+    assert inside.shape == (16, 16) and inside[0].nonzero().flatten().tolist() == [2, 3] and inside.sum() == 32
+    assert torch.equal(codec.mask({"mel": [[2, 4]]})["mel"], inside)
+    for region in ([1.0, 0.5], [0, 99.0]):
+        with pytest.raises(ValueError, match="is not within the"):
+            codec.mask(region)
+    with pytest.raises(ValueError, match=r"\[from, to\] in seconds"):
+        codec.mask("all")
+
+
 def test_streams_are_declared_without_loading_anything():
     codec = AudioCodec()
     assert codec.streams == {"mel": Stream.grid(16, 16)} and not list(codec.parameters())

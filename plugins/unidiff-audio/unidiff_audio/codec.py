@@ -63,6 +63,27 @@ class WaveformCodec(FrozenCodec):
         """``[b, n]`` → sounds, clipped to -1..1."""
         return [Waveform(row.numpy(), self.rate) for row in samples.float().clamp(-1, 1).cpu()]
 
+    def mask(self, region: Any, raw: Waveform | None = None) -> dict[str, Tensor]:
+        """A stretch ``[from, to]`` in seconds. Every cell that it touches is in it; a mapping is a range of cells.
+
+        Raises:
+            ValueError: if it is none, or not within the sound.
+        """
+        if isinstance(region, Mapping):
+            return super().mask(region, raw)
+        is_row = isinstance(region, Sequence) and not isinstance(region, str) and len(region) == 2
+        if not is_row or not all(isinstance(row, int | float) for row in region):
+            raise ValueError(f"the region {region!r} of a sound is [from, to] in seconds")
+        start, end = region
+        if not 0 <= start < end <= self.seconds:
+            raise ValueError(f"the stretch {region!r} is not within the {self.seconds:g} s of a sound")
+        masks = {}
+        for name, shape in self.shapes.items():
+            cells = torch.arange(shape[-1], dtype=torch.float64) * self.seconds / shape[-1]
+            inside = (cells < end) & (cells + self.seconds / shape[-1] > start)
+            masks[name] = inside.expand(shape).clone()
+        return masks
+
     def from_bytes(self, data: bytes) -> Waveform:
         """A sound file, WAV or another → its sound, at its own rate and length; channels are averaged.
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.core.tiny import make
-from unidiff_core import UniDiffuser, interpolate, vary
+from unidiff_core import UniDiffuser, inpaint, interpolate, vary
 from unidiff_core.cli.main import main
 
 
@@ -33,7 +33,7 @@ def test_vary_and_chain_write_the_last_of_each_and_a_film(model, capsys):
     assert numbers(model / "out/b") == loaded.decode(last.latents, ["b"])["b"]
     main(["chain", str(model / "model"), "b | a", "{a: [1, 0], b: 0.5}", "--rounds=2", *options])
     page = (model / "out/film.html").read_text()
-    assert page.count("<th>") == 4 and page.count("<td>") == 12 and "a | b@0.5" in page
+    assert page.count("<th>") == 5 and page.count("<td>") == 15 and "given" in page and "a | b@0.5" in page
     assert "4 moments" in capsys.readouterr().out
 
 
@@ -45,6 +45,16 @@ def test_interpolate_writes_its_frames(model):
     frames = interpolate(loaded, "a", ({"a": 0.25}, {"a": -0.5}), through=["b"], frames=3, steps=2)
     assert numbers(model / "out/a") == frames[-1].decode(loaded)["a"]
     assert (model / "out/film.html").read_text().count("<td>") == 3
+
+
+def test_inpaint_keeps_the_rest(model, monkeypatch):
+    options = [f"--given=b={model / 'value.num'}", "--steps=10", "--num=2", f"--out={model / 'out'}"]
+    main(["inpaint", str(model / "model"), "b", "--region=b={s: [0, 1]}", *options, "--resamples=2"])
+    loaded = UniDiffuser.from_pretrained(model / "model")
+    expected = inpaint(loaded, "b", {"b": 0.25}, {"b": {"s": [0, 1]}}, 2, steps=10, resamples=2)["b"]
+    assert numbers(model / "out/b") == expected
+    kept = inpaint(loaded, "b", {"b": 0.25}, {"b": {"s": [0, 1]}}, 2, steps=10, outside=True, latents=True)["b.s"]
+    assert (kept[:, 0] == 0.25).all() and (kept[:, 1] != 0.25).all()
 
 
 def test_an_inversion_goes_out_as_latents_and_comes_back_as_states(model, capsys):
@@ -70,6 +80,8 @@ def test_an_inversion_goes_out_as_latents_and_comes_back_as_states(model, capsys
         (["vary", "a"], "two stations at least"),
         (["chain", "a | b"], "link 1, a | b, needs 'b'"),
         (["chain", "a", "--rounds=0"], "a chain has one round at least"),
+        (["inpaint", "a", "--given=a=value.num"], "no region is given"),
+        (["inpaint", "b", "--given=b=value.num", "--region=b=left"], "no mapping from streams to a range"),
         (["interpolate", "c", "--start=a=value.num"], "unknown modality 'c'"),
         (["interpolate", "a", "--start=c=value.num"], "--start 'c=value.num': unknown modality 'c'"),
     ],

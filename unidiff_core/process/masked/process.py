@@ -13,6 +13,7 @@ from torch import Tensor
 from unidiff_core.foundation.latents import over
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.stream import Stream
+from unidiff_core.foundation.time import T
 from unidiff_core.process.masked.solver import MaskedSolver
 from unidiff_core.process.process import Corruption, Step
 from unidiff_core.process.symbols import NOTHING, Symbols, chosen, count_at, num_corrupted, ranks, shape_size
@@ -75,6 +76,13 @@ class Masked(Symbols):
     def start(self, shape: Sequence[int], draws: Draws) -> Int64[Tensor, "b *shape"]:
         """Everything hidden."""
         return torch.full((len(draws.index), *shape), self.size, device=draws.index.device)
+
+    def start_in_part(
+        self, clean: Int64[Tensor, "b *shape"], is_free: Bool[Tensor, "b *shape"]
+    ) -> tuple[Int64[Tensor, "b *shape"], Float[Tensor, " b"]]:
+        """What is free is hidden, at the time at which so many are."""
+        self.check_ids(clean)
+        return torch.where(is_free, self.size, clean), T * is_free.flatten(1).double().mean(1)
 
     def is_identity(self, step: Step, shape: Sequence[int], solver: MaskedSolver) -> bool:
         """Where as many are hidden after it as before, unless it hides others."""
