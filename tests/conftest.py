@@ -1,6 +1,16 @@
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, as on a terminal; whoever runs in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

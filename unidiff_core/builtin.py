@@ -38,8 +38,8 @@ from unidiff_core.training.finite import SkipNonFinite
 from unidiff_core.training.fsdp import FSDP2
 from unidiff_core.training.law import Atoms, Independent, Mixture, Shared, Uniform
 from unidiff_core.training.learning_rate import Plateau, Warmup
-from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
+from unidiff_core.training.signals import Signals
 
 PROCESSES = (Gaussian, Flow, ScaledLinear, Cold, Blur, BlockMean, Crop, Masked, Edited)
 SOLVERS = (
@@ -70,8 +70,8 @@ TRAINING = (
     EMA,
     MeasureCleanStd,
     ModelDirectory,
-    Requeue,
     Resume,
+    Signals,
     SkipNonFinite,
     Warmup,
     Plateau,

@@ -44,9 +44,9 @@ from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import Warmup
 from unidiff_core.training.objective import Losses, Network, Objective, mean_of, summed
-from unidiff_core.training.requeue import Requeue
 from unidiff_core.training.resume import Resume
 from unidiff_core.training.sealed import Sealed
+from unidiff_core.training.signals import Signals
 from unidiff_core.training.spike import LogSpikes
 from unidiff_core.training.start import Start
 
@@ -238,7 +238,7 @@ class UniDiffuser(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
         given = self.trainer.callbacks  # type: ignore[attr-defined]
-        needed = (SkipNonFinite, LogSpikes, Resume, Accumulation, Requeue, Sealed)
+        needed = (SkipNonFinite, LogSpikes, Resume, Accumulation, Sealed, Signals)
         return [make() for make in needed if not any(isinstance(row, make) for row in given)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

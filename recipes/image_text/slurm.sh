@@ -3,8 +3,9 @@
 #
 #   sbatch --nodes=11 recipes/image_text/slurm.sh recipes/image_text/stage1.yaml --trainer.strategy=fsdp2
 #
-# Five minutes before the limit SLURM signals SIGUSR1: Lightning saves a checkpoint at the next step boundary and requeues
-# the job, which goes on from it. Submit from the folder that the paths of the YAML are relative to.
+# Five minutes before the limit SLURM signals SIGUSR1: a checkpoint is saved at the next boundary of optimizer steps, and
+# the job requeued, which goes on from it. `scancel` (SIGTERM) saves too, if a step and a save take less than KillWait.
+# Submit from the folder that the paths of the YAML are relative to.
 #SBATCH --job-name=unidiff
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8

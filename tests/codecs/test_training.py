@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from unidiff_codecs.training.augmentation import augmented
 
 from tests.codecs.conftest import fit
 from unidiff_core.cli.fit_codec import run
+from unidiff_core.cli.main import main
 from unidiff_core.data.columns import Shuffled
 from unidiff_core.data.salvage import read_shards
 from unidiff_core.data.shard import write_shards
@@ -130,6 +132,29 @@ def test_fit_codec_on_two_processes_exports_once(arguments, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(f"{tmp_path / 'ae'}: ") == 1
     assert (tmp_path / "ae/metrics.json").is_file() and not (tmp_path / "ae.partial").exists()
+
+
+def test_fit_codec_goes_on_from_the_last_epoch_after_a_signal(arguments, tmp_path, capsys, monkeypatch, heard):
+    from unidiff_codecs.training import AutoencoderTraining
+
+    arguments = ["fit-codec", *arguments, "--trainer.max_epochs=2"]
+    train = AutoencoderTraining.training_step
+
+    def interrupted(self, batch, *more):
+        if self.current_epoch == 1:
+            signal.raise_signal(signal.SIGINT)
+        return train(self, batch, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderTraining, "training_step", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+    assert stop.value.code == 130
+    said = capsys.readouterr()
+    assert "only whole epochs are; the same command goes on from the last one" in said.err
+    assert not (tmp_path / "ae").exists() and (tmp_path / "ae.partial/last.ckpt").is_file()
+    main(arguments)
+    assert "going on from" in capsys.readouterr().out and (tmp_path / "ae").is_dir()
 
 
 def test_fit_codec_goes_on_after_an_interruption(arguments, tmp_path, capsys, monkeypatch):

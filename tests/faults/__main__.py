@@ -17,7 +17,13 @@ from rich.console import Console
 from tests.faults.scoreboard import Fault, Outcome, Scoreboard
 from unidiff_core.foundation.progress import tracked
 
-CAMPAIGNS = {"files": (144, 900), "hostile": (128, 128), "numbers": (60, 400), "shards": (240, 1300)}
+CAMPAIGNS = {
+    "files": (144, 900),
+    "hostile": (128, 128),
+    "numbers": (60, 400),
+    "shards": (240, 1300),
+    "signals": (54, 270),
+}
 """Module of this folder → how many faults of it are injected, and in the long run."""
 PAGE = Path(__file__).parents[2] / "docs/reliability.md"
 BEGIN, END = "<!-- scoreboard: written by `make faults` -->", "<!-- end of the scoreboard -->"

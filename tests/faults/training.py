@@ -7,10 +7,13 @@ import functools
 import json
 import os
 import signal
+import socket
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -112,7 +115,11 @@ class Child:
         if self.process == 0:
             with contextlib.suppress(OSError):
                 os.setpgid(0, 0)
-            before()
+            try:
+                before()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
             arguments = ["fit", "-c", "fit.yaml", *options]
             _be_the_command(arguments, self._out.fileno(), self._err.fileno(), folder, env or {})
 
@@ -144,6 +151,30 @@ class Child:
             stream.seek(0)
             texts.append(stream.read().decode(errors="replace"))
         return "\n".join(texts)
+
+
+def together(folder: Path, world: int, *options: str, before: Callable[[int], None] = lambda rank: None) -> list[Child]:
+    """A training on several processes, as torchrun starts them.
+
+    Args:
+        folder: its working folder.
+        world: processes.
+        *options: of the command line, after the configuration.
+        before: called in each process, with its rank, before the command.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "faults", "GROUP_RANK": "0"}
+    sizes = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    options = ("--trainer.strategy=ddp", f"--trainer.devices={world}", *options)
+    return [
+        Child(
+            folder, *options, before=partial(before, rank),
+            env={**shared, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(world)
+    ]  # fmt: skip
 
 
 def train(folder: Path, *options: str, **more: object) -> str:

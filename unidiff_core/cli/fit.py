@@ -27,6 +27,7 @@ from unidiff_core.system import UniDiffuser
 from unidiff_core.training.checkpoint import KeepLast
 from unidiff_core.training.fsdp import FSDP2
 from unidiff_core.training.newest import NEEDED, newest_verified, verify
+from unidiff_core.training.signals import Stopped
 
 DESCRIPTION = """{what}
 
@@ -156,7 +157,13 @@ class UniDiffuserCLI(LightningCLI):
         checkpoint = self.checkpoint
         if checkpoint and Path(checkpoint).is_file():
             verify(checkpoint, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])
-        method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        try:
+            method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        except Stopped as stop:
+            if stop.said and stop.path:
+                again = "the same command goes" if self.config.get("ckpt_path") == "last" else "--ckpt_path=last goes"
+                stop.said += f"; {again} on from there"
+            raise
         if self.command == "fit" and self.trainer.is_global_zero:
             print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
 

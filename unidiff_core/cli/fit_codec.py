@@ -24,6 +24,7 @@ from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.training.finite import SkipNonFinite, check_finite
+from unidiff_core.training.signals import Signals
 
 DESCRIPTION = """Train a network that a codec loads, and export it in the form that the codec loads it from.
 
@@ -213,14 +214,13 @@ def _train(cli: CodecCLI, work: Path) -> None:
     trainer: Trainer = cli.trainer
     keep = ModelCheckpoint(dirpath=work, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     _drop_checkpoints(trainer)
-    trainer.callbacks += [SkipNonFinite(), keep]  # type: ignore[attr-defined]
+    stop = Signals("only whole epochs are; the same command goes on from the last one")
+    trainer.callbacks += [SkipNonFinite(), stop, keep]  # type: ignore[attr-defined]
     last = work / CHECKPOINT
     goes_on = last.is_file() and _is_of(work, cli.recipe())
     if goes_on and trainer.is_global_zero:
         print(f"going on from {last}")
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if goes_on else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
 
 
 def _export(model: CodecTraining, data: Any, folder: Path) -> dict[str, float]:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from unidiff_core.cli.warning import tidy_warnings
+from unidiff_core.foundation.interrupt import Interrupted, interruptible
 
 COMMANDS = {
     "recipe": ("recipe", "list the recipes, or copy one into the current folder"),
@@ -35,6 +36,15 @@ COMMANDS = {
 """Command → its module and what it does."""
 ALIASES = {"codecs": ["list", "codecs"]}
 """Command → what it stands for."""
+AGAIN = {
+    "": "what it had written before is whole",
+    "encode": "the same command goes on with the first shard that is not there",
+    "evaluate": "the same command draws only what is missing",
+    "fit": "the same command begins where the last checkpoint is, or anew",
+    "fit-codec": "the same command goes on from the last whole epoch",
+    "shards": "the same command writes the split that is not complete again",
+}
+"""Command → what a person is told who interrupts it."""
 REFUSING = ("pytorch_lightning.", "lightning_fabric.", "torch.optim.")
 """Modules whose own errors, of whatever type, are about the trainer's and the optimizer's options."""
 
@@ -78,17 +88,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("WDS_SECURE", "1")
     tidy_warnings()
     try:
-        module = importlib.import_module(f"unidiff_core.cli.{COMMANDS[argv[0]][0]}")
-        module.run(argv if COMMANDS[argv[0]][0] == "fit" else argv[1:])
+        with interruptible():
+            module = importlib.import_module(f"unidiff_core.cli.{COMMANDS[argv[0]][0]}")
+            module.run(argv if COMMANDS[argv[0]][0] == "fit" else argv[1:])
     except argparse.ArgumentError as error:
         if shows_traceback:
             raise
         from unidiff_core.cli.complaint import readable
 
         fail(f"{readable(str(error))} `unidiffuser {argv[0]} --help` lists the options.")
-    except KeyboardInterrupt:
-        print("\nunidiffuser: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except Interrupted as stop:
+        said = f"interrupted; {AGAIN.get(argv[0], AGAIN[''])}" if stop.said is None else stop.said
+        if said:
+            print(f"\nunidiffuser {argv[0]}: {said}", file=sys.stderr)
+        sys.exit(stop.code)
     except Exception as error:
         if shows_traceback or not (message := explanation(error)):
             raise

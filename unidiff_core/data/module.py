@@ -16,6 +16,7 @@ from unidiff_core.data.damage import LossError
 from unidiff_core.data.order import GlobalOrder, InOrder, Place, num_micro_batches
 from unidiff_core.data.samples import Samples, StoredSamples
 from unidiff_core.foundation.batch import Batch
+from unidiff_core.foundation.interrupt import leave_to_parent
 from unidiff_core.foundation.latents import modality_of
 
 Part = Literal["train", "validation"]
@@ -159,6 +160,7 @@ class OrderedData(pl.LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,  # epochs may be short
+            worker_init_fn=leave_to_parent,
         )
 
 

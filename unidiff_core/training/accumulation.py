@@ -8,7 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 KEY = "accumulation"
-"""Of a checkpoint: how many micro-batches make up a step, and after which the last validation was."""
+"""Of a checkpoint: how many micro-batches make up a step, after which the last validation was due, and after which the
+last was that came to its end."""
 _COUNTS = ("ready", "started", "processed", "completed")
 
 
@@ -22,7 +23,7 @@ class Accumulation(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._validated = -1
+        self._validated = self._due = -1
         self._resumed = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -33,7 +34,8 @@ class Accumulation(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Record what the counts mean."""
-        checkpoint[KEY] = {"micro_batches": trainer.accumulate_grad_batches, "validated": self._validated}
+        own = {"micro_batches": trainer.accumulate_grad_batches, "validated": self._validated, "due": self._due}
+        checkpoint[KEY] = own
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -45,6 +47,10 @@ class Accumulation(pl.Callback):
         reopen_epoch(checkpoint["loops"]["fit_loop"])
         to_whole_steps(checkpoint["loops"]["fit_loop"], then.get("micro_batches"), now)
         self._validated = then.get("validated", -1) if then.get("micro_batches") == now else -1
+        if then.get("due", -1) == checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]:
+            self._due = then["due"]
+            if self._due != self._validated:
+                reopen_validation(checkpoint["loops"]["fit_loop"])
         self._resumed = True
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
@@ -56,6 +62,8 @@ class Accumulation(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """What is done again is not validated again."""
         loop = trainer.fit_loop.epoch_loop
+        if trainer.fit_loop._data_fetcher and loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            self._due = loop.batch_progress.total.ready
         if loop.batch_progress.total.ready == self._validated:
             loop._skip_next_val = True
 
@@ -81,6 +89,20 @@ def to_whole_steps(loop: Mapping[str, Any], then: int | None, now: int) -> None:
         # Where a step was whole, by how much a count is ahead or behind tells Lightning which hook had the save.
         offset = counts["processed"] if is_whole else None
         counts |= {name: goal + (counts[name] - offset if offset is not None else 0) for name in _COUNTS}
+
+
+def reopen_validation(loop: Mapping[str, Any]) -> None:
+    """Have a validation that was due where a checkpoint was written, and had not come to its end, done from its start.
+
+    Lightning takes it for done, or goes on in its middle without what was summed.
+
+    Args:
+        loop: a fit loop's state in a checkpoint, changed in place.
+    """
+    progress = loop["epoch_loop.val_loop.batch_progress"]
+    for counts in (progress["current"], progress["total"]):  # begun, and nothing of it done
+        counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    progress["is_last_batch"] = False
 
 
 def reopen_epoch(loop: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from unidiff_core.serialization.model_directory import step_of
 from unidiff_core.training.ema import EMA
 
+LAST = "last.ckpt"
+
 
 class ModelDirectory(pl.Callback):
     """Writes the model directory when training ends, and at every validation on the way.
@@ -57,9 +59,31 @@ class KeepLast(pl.Callback):
         """Save, unless it is saved."""
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.dirpath:
-                path = Path(callback.dirpath) / "last.ckpt"
-                trainer.save_checkpoint(path)
-                callback.last_model_path, callback._last_global_step_saved = str(path), trainer.global_step
+                _save_last_of(trainer, callback)
+
+
+def save_last(trainer: pl.Trainer) -> Path | None:
+    """Save ``last.ckpt``, unless that is of the present step, where `ckpt_path: last` looks. All processes call it.
+
+    Returns:
+        The path; None if the trainer keeps no checkpoints.
+    """
+    callbacks = [row for row in trainer.checkpoint_callbacks if isinstance(row, ModelCheckpoint) and row.dirpath]
+    if not callbacks:
+        return None
+    callback = next((row for row in callbacks if row.save_last), callbacks[0])
+    last = Path(callback.last_model_path)
+    is_saved = callback.save_last and callback._last_global_step_saved == trainer.global_step and last.is_file()
+    return last if trainer.strategy.broadcast(is_saved) else _save_last_of(trainer, callback)
+
+
+def _save_last_of(trainer: pl.Trainer, callback: ModelCheckpoint) -> Path:
+    path = Path(callback.dirpath or "") / LAST
+    if callback.save_last:
+        callback.last_model_path = str(path)  # the checkpoint says so, or the next one would be last-v1.ckpt
+    trainer.save_checkpoint(path)
+    callback._last_global_step_saved = trainer.global_step
+    return path
 
 
 def _saved_now(trainer: pl.Trainer) -> str | None:

@@ -1,0 +1,34 @@
+"""Signals and exit codes of every command."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+
+import pytest
+
+from unidiff_core.cli.main import COMMANDS, main
+
+pytestmark = pytest.mark.usefixtures("heard")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_ends_with_a_sentence_and_the_right_code(monkeypatch, capsys, command, number):
+    seen = []
+
+    def run(argv):
+        try:
+            signal.raise_signal(number)
+        finally:
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    before = [signal.getsignal(row) for row in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(importlib.import_module(f"unidiff_core.cli.{COMMANDS[command][0]}"), "run", run)
+    with pytest.raises(SystemExit) as stop:
+        main([command])
+    said = capsys.readouterr().err.strip()
+    assert stop.value.code == 128 + number
+    assert said.startswith(f"unidiffuser {command}: interrupted; ") and "\n" not in said
+    assert (seen[0] == signal.SIG_DFL) == (number == signal.SIGINT)  # Ctrl-C once more ends the process at once
+    assert [signal.getsignal(row) for row in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,0 +1,68 @@
+"""Workers leave signals to their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from unidiff_core.foundation import interrupt
+
+
+def worker():
+    """A forked process that is at work when this returns."""
+    ready, at_work = os.pipe()
+    if (process := os.fork()) == 0:
+        interrupt.leave_to_parent()
+        os.write(at_work, b".")
+        time.sleep(60)
+        os._exit(7)
+    os.read(ready, 1)
+    return process
+
+
+def send_by_another(process, number):
+    if (sender := os.fork()) == 0:
+        os.kill(process, number)
+        os._exit(0)
+    os.waitpid(sender, 0)
+
+
+def code(process, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if (found := os.waitpid(process, os.WNOHANG))[0]:
+            return os.waitstatus_to_exitcode(found[1])
+        time.sleep(0.01)
+    return None
+
+
+def is_at_work(process):
+    try:  # whoever is to take up orphans may leave them as they ended
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_only_its_parent_ends_a_worker():
+    process = worker()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        send_by_another(process, number)
+    assert code(process, 0.3) is None
+    os.kill(process, signal.SIGTERM)
+    assert code(process, 10) == 0
+
+
+def test_a_worker_ends_with_its_parent(monkeypatch):
+    monkeypatch.setattr(interrupt, "SECONDS", 0.05)
+    ready, number = os.pipe()
+    if (parent := os.fork()) == 0:
+        os.write(number, str(worker()).encode())
+        os._exit(0)
+    orphan = int(os.read(ready, 20))
+    os.waitpid(parent, 0)
+    end = time.monotonic() + 10
+    while is_at_work(orphan) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not is_at_work(orphan)
