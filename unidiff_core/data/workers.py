@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from unidiff_core.foundation.error import reason
+from unidiff_core.foundation.interrupt import leave_to_parent
 from unidiff_core.foundation.plugin import culprit, remember_culprit
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def in_workers(work: Callable[[int], T], num: int, workers: int) -> Iterator[T]:
     """``work(0)`` to ``work(num - 1)`` in forked processes, in this order; a failure as soon as there is one.
 
     What warns in a worker warns here. torch's threads are shared out among the workers. They end with this process,
-    however that ends.
+    however that ends, and leave Ctrl-C and other signals to it.
 
     Args:
         work: a piece, by number; its result must be picklable, itself it need not be.
@@ -74,6 +75,7 @@ def in_workers(work: Callable[[int], T], num: int, workers: int) -> Iterator[T]:
 def _begin(work: Piece, threads: int) -> None:
     _work.append(work)
     torch.set_num_threads(threads)
+    leave_to_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -7,6 +7,9 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
+from unidiff_core.data.workers import in_workers
 from unidiff_core.foundation import interrupt
 
 
@@ -66,3 +69,34 @@ def test_a_worker_ends_with_its_parent(monkeypatch):
     while is_at_work(orphan) and time.monotonic() < end:
         time.sleep(0.02)
     assert not is_at_work(orphan)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_group_of_workers_ends_without_a_word(tmp_path, number):
+    """Whoever is at the work's head says what there is to say; the pieces that were done stay."""
+
+    def piece(i):
+        (tmp_path / str(i)).touch()
+        time.sleep(0.1 if i < 2 else 60)
+        return i
+
+    if (process := os.fork()) == 0:
+        os.setpgid(0, 0)
+        errors = os.open(tmp_path / "said", os.O_CREAT | os.O_WRONLY)
+        os.dup2(errors, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        given = []
+        try:
+            with interrupt.interruptible():
+                for done in in_workers(piece, 4, 2):
+                    given.append(done)
+        except interrupt.Interrupted as stop:
+            os._exit(stop.code if given == [0, 1] else 1)
+        os._exit(0)
+    end = time.monotonic() + 30
+    while not (tmp_path / "3").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.killpg(process, number)
+    assert code(process, 20) == 128 + number
+    assert (tmp_path / "said").read_text() == ""
