@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from unidiff_core.network.backbone import Backbone, Port
     from unidiff_core.process.edited.process import Edited
     from unidiff_core.process.edited.solver import EditedSolver
+    from unidiff_core.process.encoded.process import Encoded
     from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
     from unidiff_core.process.gaussian.process import Gaussian
     from unidiff_core.process.gaussian.schedule import NoiseSchedule
@@ -89,6 +90,7 @@ _HOMES = {
     "network.backbone": ("Backbone", "Port"),
     "process.edited.process": ("Edited",),
     "process.edited.solver": ("EditedSolver",),
+    "process.encoded.process": ("Encoded",),
     "process.gaussian.diffusers_solver": ("DiffusersSolver",),
     "process.gaussian.process": ("Gaussian",),
     "process.gaussian.schedule": ("NoiseSchedule",),

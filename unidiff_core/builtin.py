@@ -25,6 +25,7 @@ from unidiff_core.process.cold.process import Cold
 from unidiff_core.process.cold.solver import Improved, Naive
 from unidiff_core.process.edited.process import Edited
 from unidiff_core.process.edited.solver import Reedit, Revert
+from unidiff_core.process.encoded.process import Encoded
 from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
 from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.gaussian.schedule import Flow, ScaledLinear
@@ -41,7 +42,7 @@ from unidiff_core.training.learning_rate import Plateau, Warmup
 from unidiff_core.training.resume import Resume
 from unidiff_core.training.signals import Signals
 
-PROCESSES = (Gaussian, Flow, ScaledLinear, Cold, Blur, BlockMean, Crop, Masked, Edited)
+PROCESSES = (Gaussian, Flow, ScaledLinear, Cold, Blur, BlockMean, Crop, Masked, Edited, Encoded)
 SOLVERS = (
     DDIM,
     DDPM,

@@ -26,7 +26,7 @@ from unidiff_core.process.clean_std import CleanStd
 
 S = TypeVar("S", bound="Solver")
 
-METHODS = ("corrupt", "view", "loss", "clean", "mix", "start", "step", "correct")
+METHODS = ("corrupt", "view", "loss", "clean_error", "clean", "mix", "start", "step", "correct")
 """What uses a process's parameters; FSDP2 gathers them around each."""
 
 _CALL = re.compile(r"(\w+)\((.*)\)")
@@ -147,6 +147,10 @@ class ForwardProcess(nn.Module, ABC):
         """What the network must return for a stream."""
         return stream
 
+    def state_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the state above 0 of a latent of this shape; both are without the batch."""
+        return tuple(shape)
+
     def view(self, x: Shaped[Tensor, "b *shape"], t: Float[Tensor, " b"]) -> Shaped[Tensor, "b *seen"]:
         """What the network is shown of a state: the state, unless the process says otherwise."""
         return x
@@ -168,7 +172,7 @@ class ForwardProcess(nn.Module, ABC):
 
     @abstractmethod
     def corrupt(self, clean: Shaped[Tensor, "b *shape"], t: Float[Tensor, " b"], draws: Draws) -> Corruption:
-        """Forward: a clean value at times t. At t = 0 `corrupted` is `clean`, bit for bit."""
+        """Forward: a clean value at times t. At t = 0 `corrupted` is `clean`, bit for bit, or what it is encoded as."""
 
     @abstractmethod
     def loss(
@@ -183,6 +187,12 @@ class ForwardProcess(nn.Module, ABC):
             corruption: what `corrupt` gave.
             t: the times that it was given.
         """
+
+    def clean_error(
+        self, estimate: Float[Tensor, "b *estimate"], clean: Shaped[Tensor, "b *shape"]
+    ) -> Float[Tensor, "b *state"] | None:
+        """What the clean estimate misses of the clean value, in the numbers of the state; None if it is no mean."""
+        return estimate - clean if self.estimate == "mean" else None
 
     # --- sampling ---
 

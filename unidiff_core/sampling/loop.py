@@ -330,7 +330,7 @@ def sample(
         for row in (supplied, states, against)
     )
     spec.check_supplied(_names(supplied), _names(states), _names(against))
-    check_states(states, shapes, num)
+    check_states(states, {key: processes[modality_of(key)].state_shape(shape) for key, shape in shapes.items()}, num)
     check_inversions(spec, processes)
     if not options.drop_ignored:
         warn_of_leaks(spec, processes)

@@ -8,9 +8,10 @@ from datetime import timedelta
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.export import register_dataclass
 
 from unidiff_core.network.backbone import Backbone
-from unidiff_core.process.process import METHODS, ForwardProcess
+from unidiff_core.process.process import METHODS, Corruption, ForwardProcess
 
 
 class FSDP2(ModelParallelStrategy):
@@ -48,8 +49,23 @@ def distribute(backbone: Backbone, processes: Iterable[ForwardProcess], mesh: De
     """
     for layer in (*backbone.layers, backbone):
         fully_shard(layer, mesh=mesh)
+    _show_tensors_of(Corruption)
     for process in processes:
         if any(True for _ in process.parameters()):
             fully_shard(process, mesh=mesh)
             for method in METHODS:
                 register_fsdp_forward_method(process, method)
+
+
+_shown: set[type] = set()
+
+
+def _show_tensors_of(kind: type[Corruption]) -> None:
+    """Let FSDP2 find the tensors of what `corrupt` returns: it gathers a process's parameters again for the gradient
+    that comes through them, which otherwise is computed from memory that was given back (a segmentation fault).
+    """
+    if kind not in _shown:
+        _shown.add(kind)
+        register_dataclass(kind)
+    for more in kind.__subclasses__():
+        _show_tensors_of(more)

@@ -73,7 +73,7 @@ class Objective:
         return noisy, network(corrupted, times, kept), kept
 
     def clean_errors(self, latents: Latents, batch: Batch, network: Network, num_bins: int) -> dict[str, Tensor]:
-        """How far clean estimates are from clean values: `squared_errors` of each stream whose estimates are means.
+        """How far clean estimates are from clean values: `squared_errors` of each stream that has a `clean_error`.
 
         Every modality's times are uniform on (0, T] and independent, whatever the law: what is measured is an average
         over how noisy the other modalities are.
@@ -89,10 +89,11 @@ class Objective:
         for key, clean in latents.items():
             name = modality_of(key)
             process = self.modalities[name].process
-            if process.estimate == "mean":
+            estimate = process.clean(noisy[key].corrupted, at_least_float32(prediction[key]), times[name])
+            error = process.clean_error(estimate, clean)
+            if error is not None:
                 there = kept.get(name, torch.ones_like(times[name], dtype=torch.bool))
-                estimate = process.clean(noisy[key].corrupted, at_least_float32(prediction[key]), times[name])
-                errors[key] = squared_errors((estimate - clean)[there], times[name][there], num_bins)
+                errors[key] = squared_errors(error[there], times[name][there], num_bins)
         return errors
 
     def times(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ parameters of its own. Run as a script it trains beside a Gaussian modality: ``t
 
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from unidiff_core.foundation import plugin
 from unidiff_core.foundation.distributed import gathered
 from unidiff_core.foundation.time import T
 from unidiff_core.network.uvit import UViT
+from unidiff_core.process.encoded.process import Encoded
 from unidiff_core.serialization import description, model_directory
 from unidiff_core.training.ema import EMA
 from unidiff_core.training.fsdp import FSDP2
@@ -161,7 +163,8 @@ class ToyData(pl.LightningDataModule):
 
 def make(process=None, **options):
     torch.manual_seed(0)
-    modalities = {"word": Modality(SymbolCodec(), process or Hide()), "number": Modality(NumberCodec())}
+    process = PROCESSES[process]() if isinstance(process, str) else process or Hide()
+    modalities = {"word": Modality(SymbolCodec(), process), "number": Modality(NumberCodec())}
     return UniDiffuser(
         modalities,
         partial(UViT, width=16, depth=3, heads=2, position_std=0.5),
@@ -191,13 +194,17 @@ def train(strategy="auto", devices=1, steps=STEPS, **options):
     return model, average, trainer
 
 
+PROCESSES = {"Hide": Hide, "Encoded": partial(Encoded, width=5)}
+"""Name → a process over symbols that owns parameters."""
+
+
 def main(folder, *strategies):
-    """Train under each strategy on all processes; save the whole weights and each process's own idea of the prior."""
+    """Train each process under each strategy; save the whole weights as each rank knows them."""
     torch.set_default_dtype(torch.float64)
-    for strategy in strategies:
-        model, average, trainer = train(strategy, devices=2)
+    for name, strategy in itertools.product(PROCESSES, strategies):
+        model, average, trainer = train(strategy, devices=2, process=name)
         whole = gathered(model.state_dict()) | {f"ema/{k}": v for k, v in gathered(average.average).items()}
-        torch.save(whole, Path(folder) / f"{strategy}-{trainer.global_rank}.pt")
+        torch.save(whole, Path(folder) / f"{name}-{strategy}-{trainer.global_rank}.pt")
         trainer.strategy.barrier()
 
 

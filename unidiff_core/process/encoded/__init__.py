@@ -1,0 +1,1 @@
+"""Symbols as vectors that are learned, under Gaussian noise."""
