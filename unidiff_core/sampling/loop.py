@@ -65,6 +65,7 @@ class _Sampler:
     """(purpose, full stream name, step) → randomness."""
     redraws_noise: bool
     drops: bool
+    jumps_first: bool
     dtype: torch.dtype
     _starts: dict[str, Tensor] = field(default_factory=dict)
     _clean: dict[str, Tensor] = field(default_factory=dict)
@@ -117,10 +118,12 @@ class _Sampler:
         draws = self.draws("silenced", key, self._evaluations)
         return cast(self.process(key).start(self.shapes[key], draws), self.dtype)
 
-    def evaluate(self, latents: Latents, progress: float) -> dict[str, Tensor]:
-        """Clean estimates of a state, guided."""
+    def evaluate(self, latents: Latents, times: Mapping[str, float]) -> dict[str, Tensor]:
+        """Clean estimates of a state, guided; times are fractions of T."""
         self._evaluations += 1
-        return self.predictor(latents, self.times(latents, progress))
+        some = next(iter(latents.values()))
+        in_steps = {name: time_tensor(T * t, len(some), some.device) for name, t in times.items()}
+        return self.predictor(latents, in_steps)
 
     def hold(self, latents: dict[str, Tensor], progress: float, step: int) -> dict[str, Tensor]:
         """The state with every held modality at its present time, and ignored ones redrawn if that is asked for."""
@@ -133,11 +136,6 @@ class _Sampler:
             }
         return latents | held
 
-    def times(self, latents: Latents, progress: float) -> dict[str, Tensor]:
-        """Times ``[b]`` of each modality, in steps 0..T."""
-        some = next(iter(latents.values()))
-        return {name: time_tensor(T * t, len(some), some.device) for name, t in self.spec.times(progress).items()}
-
     def histories(self, segment: Sequence[float]) -> dict[str, History]:
         """A fresh history for each solved stream, over a stretch between knots."""
         solved = [key for key in self.shapes if modality_of(key) in self.spec.solved]
@@ -146,27 +144,72 @@ class _Sampler:
     def advance(
         self, latents: dict[str, Tensor], ends: tuple[float, float], step: int, histories: Mapping[str, History]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Move every solved modality from one progress to the next, and hold the rest: the state, clean estimates."""
+        """Move every solved modality from one progress to the next, and hold the rest: the state, clean estimates.
+
+        Symbols jump, numbers flow; a correction compares two estimates by the same symbols. ``together``: numbers by
+        one evaluation, symbols by the last one there is, which for a solver that corrects is at the numbers' next
+        state. ``discrete_first``: symbols by one evaluation, numbers by another that sees where they went.
+        """
         moves = self._moves(latents, ends, step, histories)
         if not moves:  # symbols that stay as they are
             return self.hold(latents, ends[1], step + 1), self._clean
-        fresh = {key: move for key, move in moves.items() if self._renoises(key, move)}
-        moves = {key: move for key, move in moves.items() if key not in fresh}
-        if all(self.process(key).knows(move.t) for key, move in moves.items()):
-            self._clean = {**self._clean, **{key: latents[key] for key in moves}}  # fresh noise asks for no estimate
-        else:
-            self._clean = self.evaluate(latents, ends[0])
-        clean, moved = self._clean, dict(latents)
-        for key, move in fresh.items():
-            moved[key] = self.process(key).renoise(latents[key], move.t, move.t_next, self.draws("renoise", key, step))
+        jumps = {key: move for key, move in moves.items() if self.process(key).is_discrete}
+        flows = {key: move for key, move in moves.items() if key not in jumps}
+        now, then = (self.spec.times(progress) for progress in ends)
+        moved = self.hold(dict(latents), ends[1], step + 1)
+        clean = self._asked(latents, now, jumps if self.jumps_first else moves)
+        if self.jumps_first:
+            moved |= self._stepped(latents, clean, jumps, step)
+            latents, now = self._between((moved, then), (latents, now))
+            clean |= {key: row for key, row in self._asked(latents, now, flows).items() if key not in jumps}
+        moved |= self._stepped(latents, clean, flows, step)
+        corrected = [key for key, move in flows.items() if self._corrects(key, move)]
+        if corrected:
+            clean_next = self.evaluate(*self._between((latents, now), (moved, then)))
+            moved |= {key: self._corrected(key, latents, moved, clean, clean_next, flows[key]) for key in corrected}
+            clean |= {key: clean_next[key] for key in jumps if not self.jumps_first}
+        if not self.jumps_first:
+            moved |= self._stepped(latents, clean, jumps, step)
         for key, move in moves.items():
-            solver = self.solvers[modality_of(key)]
-            moved[key] = self.process(key).step(latents[key], clean[key], move, solver)
-        moved = self.hold(moved, ends[1], step + 1)
-        moved |= self._corrected(latents, moved, clean, moves, ends[1])
+            if not self._renoises(key, move):
+                self._remember(move, clean[key], self.solvers[modality_of(key)])
+        self._clean = {**self._clean, **clean}
+        return moved, self._clean
+
+    def _corrects(self, key: str, move: Step) -> bool:
+        return not self._renoises(key, move) and self.process(key).corrects(move, self.solvers[modality_of(key)])
+
+    def _corrected(
+        self, key: str, latents: Latents, moved: Latents, clean: Latents, clean_next: Latents, move: Step
+    ) -> Tensor:
+        solver = self.solvers[modality_of(key)]
+        return self.process(key).correct(latents[key], moved[key], clean[key], clean_next[key], move, solver)
+
+    def _asked(self, latents: Latents, times: Mapping[str, float], moves: Mapping[str, Step]) -> dict[str, Tensor]:
+        """Clean estimates, if one of these moves asks for any: fresh noise does not, and what is clean is known."""
+        asking = {key: move for key, move in moves.items() if not self._renoises(key, move)}
+        if all(self.process(key).knows(move.t) for key, move in asking.items()):
+            return {key: latents[key] for key in asking}
+        return dict(self.evaluate(latents, times))
+
+    def _stepped(self, latents: Latents, clean: Latents, moves: Mapping[str, Step], step: int) -> dict[str, Tensor]:
+        """The streams of these moves, moved."""
+        moved = {}
         for key, move in moves.items():
-            self._remember(move, clean[key], self.solvers[modality_of(key)])
-        return moved, clean
+            process = self.process(key)
+            if self._renoises(key, move):
+                moved[key] = process.renoise(latents[key], move.t, move.t_next, self.draws("renoise", key, step))
+            else:
+                moved[key] = process.step(latents[key], clean[key], move, self.solvers[modality_of(key)])
+        return moved
+
+    def _between(
+        self, symbols: tuple[Latents, Mapping[str, float]], numbers: tuple[Latents, Mapping[str, float]]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The state and times of all modalities of symbols, and those of all others."""
+        pick = {name: symbols if process.is_discrete else numbers for name, process in self.processes.items()}
+        latents = {key: pick[modality_of(key)][0][key] for key in numbers[0]}
+        return latents, {name: times[name] for name, (_, times) in pick.items()}
 
     def _moves(
         self, latents: Latents, ends: tuple[float, float], step: int, histories: Mapping[str, History]
@@ -193,23 +236,6 @@ class _Sampler:
 
     def _renoises(self, key: str, move: Step) -> bool:
         return move.t_next > move.t and self.spec.paths[modality_of(key)].renoises
-
-    def _corrected(
-        self, latents: Latents, moved: Latents, clean: Latents, moves: Mapping[str, Step], end: float
-    ) -> dict[str, Tensor]:
-        """The streams whose solver asks for a second evaluation, where the step ends."""
-        wanted = [
-            key for key, move in moves.items() if self.process(key).corrects(move, self.solvers[modality_of(key)])
-        ]
-        if not wanted:
-            return {}
-        clean_next = self.evaluate(moved, end)
-        return {
-            key: self.process(key).correct(
-                latents[key], moved[key], clean[key], clean_next[key], moves[key], self.solvers[modality_of(key)]
-            )
-            for key in wanted
-        }
 
     @staticmethod
     def _remember(move: Step, clean: Tensor, solver: Solver | None) -> None:
@@ -354,6 +380,7 @@ def sample(
         draws=draws,
         redraws_noise=options.redraws_noise,
         drops=options.drop_ignored,
+        jumps_first=options.interleave == "discrete_first",
         dtype=dtype,
     )
     guidance = options.guidance_for(spec)

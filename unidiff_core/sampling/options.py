@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -15,6 +15,8 @@ from unidiff_core.sampling.spec import SpecError, TimestepSpec
 
 Constrain: TypeAlias = Callable[[dict[str, Tensor], dict[str, float]], dict[str, Tensor]]
 """(latents, times as fractions of T) → latents, after each step: replaces part of the state. Inpainting lives here."""
+
+Interleave: TypeAlias = Literal["together", "discrete_first"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,10 @@ class SamplingOptions:
     drop_ignored: bool = False
     """Leave what is ignored, or silenced by guidance, out of the network's input in place of noise at T. Cheaper; for
     networks that were trained with drop_ignored."""
+    interleave: Interleave = "together"
+    """How symbols and numbers take turns in a step: together moves both by the same evaluations (symbols by the second
+    one, where a solver such as heun makes two); discrete_first moves the symbols, and then numbers by one evaluation
+    more, which sees them."""
     conditions: dict[str, Any] = field(default_factory=dict)
     """Side inputs of the backbone, {data_type: 0}: one number for all samples, or from Python a tensor of one each."""
     constrain: Constrain | None = None
@@ -46,6 +52,9 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise SpecError(f"steps and batch_size are at least 1, not {self.steps} and {self.batch_size}")
+        if self.interleave not in get_args(Interleave):
+            known = " or ".join(get_args(Interleave))
+            raise SpecError(f"interleave is {known}, not {self.interleave!r}")
 
     def solvers_for(self, spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -> dict[str, Solver | None]:
         """The solver of each modality that a spec solves.
@@ -75,14 +84,17 @@ class SamplingOptions:
         return found
 
     def evaluations_for(self, spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -> int:
-        """Evaluations of the network that a step makes, at most: guidance's, and again for a solver that corrects.
+        """Evaluations of the network that a step makes, at most: guidance's, again for a solver that corrects, and for
+        numbers after symbols.
 
         Raises:
             SpecError: if guidance or solver do not fit the spec.
             UnknownNameError: if a solver is not known.
         """
         solvers = self.solvers_for(spec, processes).values()
-        return self.guidance_for(spec).num_evaluations * (2 if any(row and row.corrects for row in solvers) else 1)
+        is_mixed = len({processes[name].is_discrete for name in spec.solved}) == 2
+        times = 1 + any(row and row.corrects for row in solvers) + (is_mixed and self.interleave == "discrete_first")
+        return self.guidance_for(spec).num_evaluations * times
 
     def guidance_for(self, spec: TimestepSpec) -> Guidance:
         """The weighted sum for a spec.

@@ -71,7 +71,7 @@ class Masked(Symbols):
         if self.weight == "flat":
             return error
         length = shape_size(corruption.target.shape[1:])
-        return over(length / num_corrupted(t, length).clamp(min=1), error).to(error.dtype) * error
+        return over(length / num_corrupted(t, length).clamp(min=1).double(), error).to(error.dtype) * error
 
     def start(self, shape: Sequence[int], draws: Draws) -> Int64[Tensor, "b *shape"]:
         """Everything hidden."""
