@@ -200,9 +200,12 @@ class DatasetSource(PairSource):
         caption: column of captions, texts or lists of them; several are all kept, and one is drawn at each use.
         validation: share of the rows that is kept for validation, by the images' file names, or the rows' numbers.
         unpaired: a row without image or caption is an error, kept without it, or left out.
+        image_folder: where images may lie that rows name by a path, and what such a path is relative to: the data
+            set's own folder if not given. No other file is read, whatever a stranger's rows name.
 
     Raises:
-        ValueError: if it cannot be read, or has no such split or column; says which there are.
+        ValueError: if it cannot be read, or has no such split or column (says which there are), or a row names an
+            image outside of the folder.
     """
 
     def __init__(
@@ -213,9 +216,11 @@ class DatasetSource(PairSource):
         caption: str = "text",
         validation: float = 0.05,
         unpaired: Unpaired = "error",
+        image_folder: str | None = None,
     ) -> None:
         super().__init__(validation, unpaired)
         self.path, self.split, self.image, self.caption = path, split, image, caption
+        self.image_folder = image_folder
 
     @cached_property
     def names(self) -> Mapping[str, str]:
@@ -239,7 +244,9 @@ class DatasetSource(PairSource):
         image, captions = row.pop(self.image), captions_in(row.pop(self.caption), f"{self.path}, row {int(key)}")
         members: dict[str, Any] = {}
         if image is not None:
-            members[IMAGE] = image if isinstance(image, bytes) else image["bytes"] or Path(image["path"]).read_bytes()
+            members[IMAGE] = (
+                image if isinstance(image, bytes) else image["bytes"] or self._read(image["path"], int(key))
+            )
         labels: dict[str, Any] = {field: value for field, value in row.items() if isinstance(value, (str, int, float))}
         members |= numbered(CAPTION, [caption.encode() for caption in captions])
         return members | {"json": json.dumps(labels, ensure_ascii=False).encode()}
@@ -249,6 +256,18 @@ class DatasetSource(PairSource):
         """The data set's own; images that its rows name by path are not among them."""
         path = Path(self.path).expanduser()
         return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+    def _read(self, name: str, row: int) -> bytes:
+        """An image that a row names by a path."""
+        path = Path(self.path).expanduser()
+        folder = Path(self.image_folder).expanduser() if self.image_folder else path if path.is_dir() else path.parent
+        place = (folder / name).resolve()
+        if not place.is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{self.path}, row {row}: its image is {name}, which is outside of {folder}, and is not read; if these "
+                "are your images, say where they lie with image_folder"
+            )
+        return place.read_bytes()
 
     def _image_names(self) -> list[str]:
         """A name of each row's image, without reading it; empty if it has none."""

@@ -173,6 +173,34 @@ def test_a_hugging_face_data_set(dataset, tmp_path, form):
         _ = DatasetSource(str(path), **COLUMNS).splits
 
 
+def test_images_by_path_are_read_from_the_folder_that_is_allowed_alone(tmp_path):
+    import datasets
+    import pyarrow.parquet
+
+    own, other = tmp_path / "set", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir()
+        (folder / "a.png").write_bytes(png(picture(1)))
+    (own / "link.png").symlink_to(other / "a.png")
+
+    def found(*paths, **options):
+        features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+        images = [{"bytes": None, "path": str(row)} for row in paths]
+        rows = datasets.Dataset.from_dict({"image": images, "text": ["a"]}, features)
+        pyarrow.parquet.write_table(rows.data.table, own / "0.parquet")
+        return list(DatasetSource(str(own), validation=0, **options).samples("train"))
+
+    for inside in ("a.png", own / "a.png"):
+        assert found(inside)[0]["png"] == png(picture(1))
+    for outside in (other / "a.png", "../other/a.png", "link.png", "/etc/passwd", own / "../other/a.png"):
+        with pytest.raises(
+            ValueError, match=r"row 0: its image is .*, which is outside of .*; if these are your images"
+        ):
+            found(outside)
+    assert found(other / "a.png", image_folder=str(other))[0]["png"] == png(picture(1))
+    assert found("a.png", image_folder=str(other))[0]["png"] == png(picture(1))
+
+
 def test_a_data_sets_mistakes_are_named(dataset, tmp_path):
     import datasets
 

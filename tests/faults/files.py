@@ -25,7 +25,7 @@ from unidiff_core import UniDiffuser
 from unidiff_core.serialization.description import ModelDirectoryError, describe_codecs
 from unidiff_core.training.newest import DamagedError, verify
 
-FILES = ("last.ckpt", "model.safetensors", "ema.safetensors", "config.yaml")
+FILES = ("last.ckpt", "model.safetensors", "ema.safetensors", "config.yaml", "clean_std.yaml")
 RARE = 9
 """One of so many faults is of a kind that trains."""
 
@@ -60,7 +60,7 @@ def _trained() -> tuple[Path, UniDiffuser, dict[str, dict[str, torch.Tensor]]]:
     """A folder with a training's files, its model, and what each file of weights holds."""
     folder = Path(tempfile.mkdtemp(prefix="faults"))
     training.prepare(folder)
-    training.train(folder)
+    training.train(folder, "--trainer.callbacks+={class_path: MeasureCleanStd, init_args: {num_bins: 4}}")
     held = {name: load_file(folder / f"run/{name}.safetensors") for name in ("model", "ema")}
     return folder / "run", UniDiffuser.from_pretrained(folder / "run", allow_hub=True), held
 
@@ -80,7 +80,7 @@ def _damaged(file: str, damage: Callable[[bytearray, float], None], where: float
         loaded = UniDiffuser.from_pretrained(folder, weights=weights, allow_hub=True)  # type: ignore[arg-type]
     except (DamagedError, ModelDirectoryError, ValueError):
         return Outcome.DETECTED
-    if not training.same(dict(loaded.state_dict()), held[weights]):
+    if not training.same(dict(loaded.state_dict()), held[weights]) or loaded.clean_std != model.clean_std:
         return Outcome.SILENT
     then, now = (describe_codecs({name: row.codec for name, row in m.modalities.items()}) for m in (model, loaded))
     if then == now:

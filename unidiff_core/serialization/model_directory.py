@@ -38,7 +38,7 @@ FORMAT = 1
 CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
 CLEAN_STD = "clean_std.yaml"
 SUMS = "sha256"
-"""The note in a file of weights: SHA-256 of its tensors, and of what in `CONFIG` says what they mean.
+"""The note in a file of weights, or beside them: SHA-256 of its content, and of what in `CONFIG` says what it means.
 
 One note, as safetensors writes several in any order, and what is written twice is to be the same file.
 """
@@ -136,25 +136,39 @@ def save(
     if average:
         _write(folder / AVERAGE, average, meaning)
     if description.clean_std:
-        write_text(folder / CLEAN_STD, _clean_std_text(description.clean_std))
+        write_text(folder / CLEAN_STD, _clean_std_text(description.clean_std, meaning))
     write_text(folder / CONFIG, text)
 
 
-def _clean_std_text(tables: Mapping[str, CleanStd]) -> str:
+def _clean_std_text(tables: Mapping[str, CleanStd], meaning: str) -> str:
     rows = {key: [[round(t, 2), round(value, 6)] for t, value in table.points] for key, table in tables.items()}
     return "# stream: [time in steps 0..1000, root mean squared error of the clean estimate]\n" + yaml.safe_dump(
-        rows, default_flow_style=None, sort_keys=False
+        {SUMS: f"{_hash_of_rows(rows)} {meaning}", **rows}, default_flow_style=None, sort_keys=False
     )
 
 
-def _read_clean_std(path: Path) -> dict[str, CleanStd]:
+def _hash_of_rows(rows: Any) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _read_clean_std(path: Path, meaning: str | None = None) -> dict[str, CleanStd]:
+    """What was measured, and the directory's `meaning` as it was measured with; older files do not say."""
     if not path.is_file():
         return {}
     try:
         rows = _read_yaml(path)
-        return {str(key): CleanStd([(float(t), float(value)) for t, value in row]) for key, row in rows.items()}
+        note = rows.pop(SUMS, None)
+        if note is not None and note.partition(" ")[0] != _hash_of_rows(rows):
+            raise ValueError("they are not those that its SHA-256 is of")
+        tables = {str(key): CleanStd([(float(t), float(value)) for t, value in row]) for key, row in rows.items()}
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise ModelDirectoryError(f"{path} does not hold pairs of time and error by stream: {error}") from error
+        raise ModelDirectoryError(
+            f"{path} does not hold pairs of time and error by stream: {error}. Bring it back from a copy, or remove "
+            "it: `fit` measures it anew, and the solver analytic alone needs it"
+        ) from error
+    if note is not None and meaning is not None and note.partition(" ")[2] != meaning:
+        raise ModelDirectoryError(f"{path} was measured with another {CONFIG}; remove it, or change that back")
+    return tables
 
 
 def step_of(folder: str | Path) -> int:
@@ -299,7 +313,7 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
         balance,
         licence,
         tuple(map(str, sources)),
-        _read_clean_std(folder / CLEAN_STD),
+        _read_clean_std(folder / CLEAN_STD, _meaning(config, registry)),
     )
     if licence:
         # A warning, as it binds whoever passes the weights on, fine-tuned ones too, and is seen without any setting.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -75,6 +76,9 @@ class Resume(pl.Callback):
         if changed:
             for config in trainer.lr_scheduler_configs:
                 _refresh(config.scheduler)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):  # or it saves this step again, in the middle of the next
+                callback._last_global_step_saved = trainer.global_step
         self._callbacks = None
 
     def _restore_callbacks(self) -> None:

@@ -70,3 +70,17 @@ def test_a_fast_dev_run_writes_nothing(tmp_path):
     folder = tmp_path / "run"
     trainer(tmp_path, 2, [EMA(0.9), ModelDirectory(str(folder))], fast_dev_run=True).fit(make(), loader())
     assert not folder.exists()
+
+
+def test_a_resumed_run_does_not_save_again_the_step_that_it_goes_on_from(tmp_path):
+    def fit(steps, **options):
+        keep = ModelCheckpoint(tmp_path, filename="{step}", save_last=True, every_n_train_steps=3, save_top_k=-1)
+        run = trainer(tmp_path, steps, [keep], accumulate_grad_batches=2, enable_checkpointing=True)
+        run.fit(make(), loader(micro=8, first=options.pop("first", 0)), **options)
+
+    fit(3)
+    before = (tmp_path / "step=3.ckpt").stat().st_mtime_ns
+    fit(6, first=3, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    names = sorted(path.name for path in tmp_path.glob("*.ckpt"))
+    assert names == ["last.ckpt", "step=3.ckpt", "step=6.ckpt"]
+    assert (tmp_path / "step=3.ckpt").stat().st_mtime_ns == before

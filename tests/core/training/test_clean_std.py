@@ -111,6 +111,25 @@ def test_missing_modalities_are_not_counted(folder):
     assert set(model.clean_std) == {"b.s"}
 
 
+def test_what_was_measured_is_refused_once_it_was_changed_or_lies_beside_another_model(folder, tmp_path):
+    model = UniDiffuser.from_pretrained(folder)
+    model.save_pretrained(tmp_path)
+    path, config = tmp_path / "clean_std.yaml", tmp_path / "config.yaml"
+    note, *lines = (line for line in path.read_text().splitlines() if not line.startswith("#"))
+    assert UniDiffuser.from_pretrained(tmp_path).clean_std == model.clean_std
+    changed = [line.replace("0.", "1.", 1) if i == 0 else line for i, line in enumerate(lines)]
+    for rows in ([note, *changed], [note, *lines[:-1]], [note.replace(": ", ": 0"), *lines]):
+        path.write_text("\n".join(rows))
+        with pytest.raises(ModelDirectoryError, match=r"not those that its SHA-256 is of"):
+            UniDiffuser.from_pretrained(tmp_path)
+    path.write_text("\n".join(lines))  # as it was written before there were sums
+    assert UniDiffuser.from_pretrained(tmp_path).clean_std == model.clean_std
+    path.write_text("\n".join([note, *lines]))
+    config.write_text(config.read_text().replace("weight: 1.0", "weight: 2.0", 1))
+    with pytest.raises(ModelDirectoryError, match=r"clean_std\.yaml was measured with another config\.yaml"):
+        UniDiffuser.from_pretrained(tmp_path)
+
+
 def test_a_file_that_is_no_table_is_named(folder, tmp_path):
     UniDiffuser.from_pretrained(folder).save_pretrained(tmp_path)
     for text in ("[1, 2]", "a.v: [[0, 1]]", "a.v: 3", "a.v: [[x, y]]", "a: [b"):
