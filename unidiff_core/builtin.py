@@ -14,6 +14,7 @@ from unidiff_core.evaluation.kernel import Kernel
 from unidiff_core.evaluation.labels import LabelMetric
 from unidiff_core.evaluation.manifold import Manifold
 from unidiff_core.evaluation.nearness import Nearness
+from unidiff_core.evaluation.show import ShowSamples
 from unidiff_core.evaluation.torch_metric import TorchMetric
 from unidiff_core.evaluation.variety import Variety
 from unidiff_core.foundation.plugin import hookimpl
@@ -39,6 +40,7 @@ from unidiff_core.training.finite import SkipNonFinite
 from unidiff_core.training.fsdp import FSDP2
 from unidiff_core.training.law import Atoms, Independent, Mixture, Shared, Uniform
 from unidiff_core.training.learning_rate import Plateau, Warmup
+from unidiff_core.training.log import LogTraining
 from unidiff_core.training.resume import Resume
 from unidiff_core.training.signals import Signals
 
@@ -77,10 +79,11 @@ TRAINING = (
     Warmup,
     Plateau,
     FSDP2,
+    LogTraining,
 )
 DATA = (OrderedData, StoredSamples, RawSamples, SourceSamples, Filter)
 METRICS = (LabelMetric, Frequencies, Frechet, Kernel, Manifold, Variety, Copies, Nearness, TorchMetric)
-EVALUATION = (*METRICS, JudgeFeatures, LatentFeatures)
+EVALUATION = (*METRICS, JudgeFeatures, LatentFeatures, ShowSamples)
 CODECS = (LabelCodec,)
 
 

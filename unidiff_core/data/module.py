@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -165,7 +166,24 @@ class OrderedData(pl.LightningDataModule):
 
 
 class OrderedLoader(DataLoader[Batch]):
-    """A loader that has nothing to remember: where it goes on is the trainer's step."""
+    """A loader that has nothing to remember: where it goes on is the trainer's step.
+
+    Attributes:
+        waited: seconds that its batches were waited for.
+    """
+
+    waited = 0.0
+
+    def __iter__(self) -> Any:
+        """Batches, the wait for each of which is counted."""
+        batches = super().__iter__()
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing; it is there so that Lightning knows that resuming in mid-epoch is exact."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -27,6 +27,9 @@ from unidiff_core.training.law import TimestepLaw, drawn_times
 Network = Callable[[Latents, Times, Mapping[str, Tensor]], dict[str, Tensor]]
 """(corrupted latents, times, modality → bool ``[b]``: which are kept) → predictions."""
 
+Watcher = Callable[[str, Tensor, Tensor, Tensor], None]
+"""(full stream name, errors ``[b, ...]``, times ``[b]``, bool ``[b]``: which samples count) → nothing."""
+
 Losses = Mapping[str, tuple[Tensor, Tensor]]
 """Full stream name → summed error, and the number of elements that it is divided by."""
 
@@ -41,6 +44,7 @@ class Objective:
         balance: ``elements`` counts each element of each stream the same, ``streams`` each stream.
         drops: whether what is missing or at T is left out of the network's input and of the loss.
         seed: of every draw.
+        watchers: told of each stream's errors in training.
     """
 
     modalities: Mapping[str, Modality]
@@ -48,6 +52,7 @@ class Objective:
     balance: Literal["elements", "streams"] = "elements"
     drops: bool = False
     seed: int = 0
+    watchers: list[Watcher] = field(default_factory=list, compare=False)
 
     def __call__(self, latents: Latents, batch: Batch, network: Network, stage: str = "train") -> tuple[Tensor, Losses]:
         """The loss of one micro-batch, and its parts.
@@ -60,7 +65,13 @@ class Objective:
         """
         times = self.times(batch, stage)
         noisy, prediction, kept = self._predicted(latents, times, batch, network, stage)
-        losses = {key: self._loss(key, prediction[key], row, times, batch, kept) for key, row in noisy.items()}
+        losses = {}
+        for key, row in noisy.items():
+            name = modality_of(key)
+            error = self._error(key, prediction[key], row, times, kept)
+            for watch in self.watchers if stage == "train" else ():
+                watch(key, error.detach(), times[name], kept.get(name, torch.ones_like(times[name], dtype=torch.bool)))
+            losses[key] = error.sum(), self._share(name, error, batch)
         return self.total(losses), losses
 
     def _predicted(
@@ -115,23 +126,20 @@ class Objective:
         draws = Draws(self.seed, f"{stage} noise", key, batch.step, batch.index)
         return self.modalities[name].process.corrupt(clean, times[name], draws)
 
-    def _loss(
-        self,
-        key: str,
-        prediction: Tensor,
-        corruption: Corruption,
-        times: Times,
-        batch: Batch,
-        kept: Mapping[str, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Summed error of what is present and kept, and the elements that it is divided by: this micro-batch's share of
-        the global batch's. Their quotients' mean over processes and micro-batches is the global batch's loss.
-        """
+    def _error(
+        self, key: str, prediction: Tensor, corruption: Corruption, times: Times, kept: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The error of each element of a stream; zero of what is not present or not kept."""
         name = modality_of(key)
         error = self.modalities[name].process.loss(at_least_float32(prediction), corruption, times[name])
-        if name in kept:
-            error = torch.where(over(kept[name], error), error, torch.zeros_like(error))
-        return error.sum(), torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
+        return torch.where(over(kept[name], error), error, torch.zeros_like(error)) if name in kept else error
+
+    def _share(self, name: str, error: Tensor, batch: Batch) -> Tensor:
+        """The elements that a summed error is divided by: this micro-batch's share of the global batch's.
+
+        The quotients' mean over processes and micro-batches is the global batch's loss.
+        """
+        return torch.as_tensor(batch.share(name) * math.prod(error.shape[1:]), device=error.device)
 
     def total(self, losses: Losses) -> Tensor:
         """The loss, of the parts of one micro-batch or of their sums over many."""
