@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from unidiff_core.foundation.randomness import Draws
@@ -172,6 +172,12 @@ class Symbols(ForwardProcess, ABC):
                 f"the id {wrong[0]} is out of range: {type(self).__name__} is over {self.size} symbols, ids 0 to "
                 f"{self.size - 1}; the codec gives it, or the latents were encoded by another one"
             )
+
+    def check_state(self, x: Shaped[Tensor, "b *state"], t: float) -> None:
+        """Check that it is of ids of this vocabulary."""
+        if x.dtype != torch.int64:
+            raise ValueError(f"{type(self).__name__} is over symbols, and this is of {x.dtype}; give ids as int64")
+        self.check_ids(x)
 
     def extra_repr(self) -> str:
         """For printing the module."""

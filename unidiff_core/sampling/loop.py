@@ -356,7 +356,18 @@ def sample(
         for row in (supplied, states, against)
     )
     spec.check_supplied(_names(supplied), _names(states), _names(against))
-    check_states(states, {key: processes[modality_of(key)].state_shape(shape) for key, shape in shapes.items()}, num)
+    begins = {name: path(0.0) for name, path in spec.paths.items()}
+    check_states(
+        states,
+        {
+            key: processes[modality_of(key)].state_shape(shape) if begins[modality_of(key)] else shape
+            for key, shape in shapes.items()
+        },
+        num,
+    )
+    for row in (supplied, against):
+        check_values(row, dict.fromkeys(begins, 0.0), processes)
+    check_values(states, begins, processes)
     check_inversions(spec, processes)
     if not options.drop_ignored:
         warn_of_leaks(spec, processes)
@@ -404,6 +415,24 @@ def check_states(states: Latents, shapes: Mapping[str, tuple[int, ...]], num: in
             if modality_of(key) == name and (key not in states or states[key].shape != (num, *shape)):
                 found = tuple(states[key].shape) if key in states else "nothing"
                 raise SpecError(f"the state of {key!r} is {(num, *shape)} for {num} samples, and {found} is given")
+
+
+def check_values(latents: Latents, times: Mapping[str, float], processes: Mapping[str, ForwardProcess]) -> None:
+    """Check that latents and states are what their processes are over.
+
+    Args:
+        latents: by full stream name.
+        times: modality → as a fraction of T.
+        processes: of all modalities.
+
+    Raises:
+        SpecError: names the stream.
+    """
+    for key, value in latents.items():
+        try:
+            processes[modality_of(key)].check_state(value, T * times[modality_of(key)])
+        except ValueError as error:
+            raise SpecError(f"what is given of {key!r} cannot be used: {error}") from error
 
 
 def _run(sampler: _Sampler, options: SamplingOptions, on_step: OnStep | None) -> dict[str, Tensor]:

@@ -49,8 +49,9 @@ class Degradation(ABC):
             ValueError: if it does not; says why.
         """
         if stream.layout != "grid":
+            kind = "of symbols" if stream.layout == "symbols" else f"a {stream.layout}"
             raise ValueError(
-                f"{type(self).__name__} degrades grids, and the stream {stream} is a {stream.layout}: give the "
+                f"{type(self).__name__} degrades grids, and the stream {stream} is {kind}: give the "
                 "modality another process"
             )
 

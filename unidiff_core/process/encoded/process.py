@@ -94,6 +94,13 @@ class Encoded(Symbols):
         """Of the vectors."""
         return (*shape, self.width) if len(shape) == 1 else (self.width, *shape)
 
+    def check_state(self, x: Shaped[Tensor, "b *state"], t: float) -> None:
+        """Ids at 0, numbers above."""
+        if t == 0:
+            super().check_state(x, t)
+        elif not x.is_floating_point():
+            raise ValueError(f"a state of Encoded above 0 is of vectors, and this is of {x.dtype}; give ids at 0")
+
     # --- the encoder ---
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from unidiff_core.foundation.latents import over
@@ -54,6 +54,10 @@ class Masked(Symbols):
         """The stream with one symbol more."""
         stream = super().seen(stream)
         return Stream.symbols(*stream.shape, vocabulary=self.size + 1)
+
+    def check_state(self, x: Shaped[Tensor, "b *state"], t: float) -> None:
+        """Ids, and above 0 also what is hidden."""
+        super().check_state(torch.where(x == self.size, 0, x) if t > 0 else x, t)
 
     def corrupt(self, clean: Int64[Tensor, "b *shape"], t: Float[Tensor, " b"], draws: Draws) -> Hidden:
         """Hide; the target is the ids."""
