@@ -64,7 +64,7 @@ class Entry:
     explained: dict[str, str]
     """Name → what its option is, as its docstring says."""
     details: dict[str, str | list[str]]
-    """What its kind says besides: a codec's streams, licence and sources, a converter's layout."""
+    """What its kind says besides: a codec's streams, licence and sources, a process's solvers, a converter's layout."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -147,6 +147,7 @@ def _entry(name: str, kind: str, row: Registration, registry: Registry) -> Entry
     }
     details = _codec(name, row.cls, registry) if kind == "codecs" else {}
     details |= _choices(row.cls)
+    details |= _steps(row.cls, registry)
     details |= {"layout": row.cls.layout} if kind == "converters" else {}  # type: ignore[attr-defined]
     summary = " ".join(doc.partition("\n\n")[0].split())
     explained = {name: told[name] for name in options if name in told}
@@ -159,6 +160,19 @@ def processes(registry: Registry) -> str:
 
     rows = sorted(registry.of_kind(ForwardProcess).items())  # type: ignore[type-abstract]
     return "\n\n".join(shown([_entry(name, "processes", row, registry) for name, row in rows], headed=False))
+
+
+def _steps(cls: Any, registry: Registry) -> dict[str, str | list[str]]:
+    """Of a solver the processes that take it, of a process its solvers."""
+    from unidiff_core.process.process import ForwardProcess, Solver
+
+    processes = registry.of_kind(ForwardProcess)  # type: ignore[type-abstract]
+    if issubclass(cls, Solver):
+        takers = [name for name, row in processes.items() if row.cls.solvers and issubclass(cls, row.cls.solvers)]
+        return {"solver of": ", ".join(sorted(takers)) or "no registered process"}
+    if issubclass(cls, ForwardProcess):
+        return {"solvers": ", ".join(sorted(registry.of_kind(cls.solvers))) if cls.solvers else "one way to step"}
+    return {}
 
 
 def _choices(cls: type) -> dict[str, str | list[str]]:

@@ -67,3 +67,15 @@ def test_an_unknown_kind_is_an_error_that_says_what_was_meant(word, says, capsys
         main(["list", word])
     text = " ".join(capsys.readouterr().err.split())
     assert error.value.code == 2 and says in text and "invalid choice" not in text
+
+
+def test_solvers_are_listed_with_the_processes_that_take_them(capsys):
+    solvers = {
+        row["name"]: row["details"]["solver of"] for row in json.loads(printed(capsys, "list", "solvers", "--json"))
+    }
+    assert solvers["naive"] == solvers["improved"] == "Cold" and solvers["certain"] == "Masked"
+    assert {"Cold", "Gaussian"} <= set(solvers["ddim"].split(", ")) and "Masked" not in solvers["ddim"]
+    processes = {
+        row["name"]: row["details"]["solvers"] for row in json.loads(printed(capsys, "list", "processes", "--json"))
+    }
+    assert "naive" in processes["Cold"] and "naive" not in processes["Gaussian"] and "heun" in processes["Gaussian"]

@@ -17,7 +17,7 @@ from unidiff_core.foundation.time import T
 from unidiff_core.process.cold.degradation import Blur, Degradation, groups
 from unidiff_core.process.cold.solver import Solve, by_coordinate
 from unidiff_core.process.gaussian.schedule import NoiseSchedule
-from unidiff_core.process.gaussian.solver import GaussianSolver
+from unidiff_core.process.gaussian.solver import ScheduleSolver
 from unidiff_core.process.process import Corruption, ForwardProcess, Past, Step
 
 Error = Literal["squared", "absolute"]
@@ -45,7 +45,7 @@ class Cold(ForwardProcess):
         ValueError: if noise is below 0, or the error is neither.
     """
 
-    solvers = GaussianSolver
+    solvers = ScheduleSolver
     default_solver = "improved"
 
     def __init__(
@@ -131,7 +131,7 @@ class Cold(ForwardProcess):
         return torch.where(over(t == 0, corrupted), corrupted, prediction)
 
     def step(
-        self, x: Float[Tensor, "b *shape"], clean: Float[Tensor, "b *shape"], step: Step, solver: GaussianSolver
+        self, x: Float[Tensor, "b *shape"], clean: Float[Tensor, "b *shape"], step: Step, solver: ScheduleSolver
     ) -> Float[Tensor, "b *shape"]:
         """By the chosen solver, coordinate by coordinate."""
         return self._solved(
@@ -142,7 +142,7 @@ class Cold(ForwardProcess):
         """At 0."""
         return t == 0
 
-    def corrects(self, step: Step, solver: GaussianSolver) -> bool:
+    def corrects(self, step: Step, solver: ScheduleSolver) -> bool:
         """If there is noise where the step ends, and the solver does or the step begins clean."""
         return step.t_next > 0 and self.noise > 0 and (solver.corrects or step.t == 0)
 
@@ -153,7 +153,7 @@ class Cold(ForwardProcess):
         clean: Float[Tensor, "b *shape"],
         clean_next: Float[Tensor, "b *shape"],
         step: Step,
-        solver: GaussianSolver,
+        solver: ScheduleSolver,
     ) -> Float[Tensor, "b *shape"]:
         """By the chosen solver, coordinate by coordinate."""
         return self._solved(

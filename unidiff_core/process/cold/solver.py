@@ -8,6 +8,7 @@ step with none.
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,17 +17,25 @@ from torch import Tensor
 
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.process.gaussian.schedule import NoiseSchedule
-from unidiff_core.process.gaussian.solver import DDIM, Renoise, X, alpha_sigma, ancestral
+from unidiff_core.process.gaussian.solver import ScheduleSolver, X, alpha_sigma, ancestral
 from unidiff_core.process.process import History, Past, Step
 
 
-class Naive(Renoise):
+class ColdSolver(ScheduleSolver, ABC):
+    """A reverse step of the cold process alone."""
+
+
+class Naive(ColdSolver):
     """x_s = F_s(x̂_0) + sigma_s·ε: Algorithm 1 of cold diffusion (Bansal et al. 2022, https://arxiv.org/abs/2208.09392)."""
 
     registered_name = "naive"
 
+    def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
+        """See the class."""
+        return ancestral(schedule, x, clean, step, eta="max")
 
-class Improved(DDIM):
+
+class Improved(ColdSolver):
     """x_s = F_s(x̂_0) + (sigma_s/sigma_t)·(x_t − F_t(x̂_0)): Algorithm 2 of cold diffusion, where the ratio is 1.
 
     What is wrong with the clean estimate in the same way before and after the step cancels. Without noise at any time

@@ -29,8 +29,8 @@ from unidiff_core.process.process import Past, Solver, Step
 X = Float[Tensor, "b *shape"]
 
 
-class GaussianSolver(Solver, ABC):
-    """A reverse step of the Gaussian process."""
+class ScheduleSolver(Solver, ABC):
+    """A reverse step under a noise schedule: what the Gaussian family's solvers and cold diffusion's have in common."""
 
     @abstractmethod
     def step(self, schedule: NoiseSchedule, x: X, clean: X, step: Step) -> X:
@@ -39,6 +39,10 @@ class GaussianSolver(Solver, ABC):
     def correct(self, schedule: NoiseSchedule, x: X, x_next: X, clean: X, clean_next: X, step: Step) -> X:
         """A better `x_next`, from the clean estimate there; for a solver that `corrects`, and off a clean state."""
         return off_clean(schedule, x, clean_next, step.t, step.t_next) if _is_clean(schedule, step.t) else x_next
+
+
+class GaussianSolver(ScheduleSolver, ABC):
+    """A reverse step of the Gaussian process, and of others whose state is Gaussian, coordinate by coordinate."""
 
 
 class Family(GaussianSolver):
