@@ -194,14 +194,16 @@ def _read_only(draw: int, folder: Path) -> Outcome:
 
 
 def _refused_and_resumed(folder: Path, before: Callable[[], None], reason: str) -> Outcome:
-    kept = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
+    kept = {path.name: path.read_bytes() for path in (folder / "run").glob("*.ckpt")}
     child = training.Child(folder, before=before)
     code, said = child.wait(), child.said
     if code != 2 or reason not in said or "Traceback" in said:
         return Outcome.SILENT
-    left = {path.name: path.read_bytes() for path in (folder / "run").iterdir()}
+    left = {path.name: path.read_bytes() for path in (folder / "run").glob("*.ckpt")}
     if left != kept:
         return Outcome.SILENT
+    for weights in ("model", "ema"):  # a validation may have written them anew before the disk refused
+        UniDiffuser.from_pretrained(folder / "run", weights=weights, allow_hub=True)  # type: ignore[arg-type]
     return Outcome.DETECTED if training.resumed(folder) is Outcome.SURVIVED else Outcome.SILENT
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -76,7 +77,12 @@ def _relative(path: Path, folder: Path) -> str:
 def _write(path: Path, tensors: Mapping[str, Tensor], meaning: str) -> None:
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with beside(path) as partial:
-        save_file(whole, partial, {SUMS: f"{_hash(whole)} {meaning}"})
+        try:
+            save_file(whole, partial, {SUMS: f"{_hash(whole)} {meaning}"})
+        except SafetensorError as error:  # of a disk that refuses it says so in its text alone
+            if number := re.search(r"\(os error (\d+)\)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+            raise
         partial.chmod(0o644)  # safetensors leaves it to its owner alone; a cluster shares it
 
 

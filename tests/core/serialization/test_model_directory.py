@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 
 from tests.core.conftest import NumberCodec
 from tests.core.tiny import loader, make, trainer, weights
@@ -14,7 +15,7 @@ from unidiff_core import Modality, UniDiffuser
 from unidiff_core.foundation.registry import Registration, Registry, UnknownNameError
 from unidiff_core.network.backbone import Backbone, Ports
 from unidiff_core.network.uvit import UViT
-from unidiff_core.serialization import description
+from unidiff_core.serialization import description, model_directory
 from unidiff_core.serialization.description import Description
 from unidiff_core.serialization.model_directory import ModelDirectoryError
 from unidiff_core.training.checkpoint import ModelDirectory
@@ -115,3 +116,13 @@ def test_a_buffer_that_no_file_keeps_is_made_all_the_same(monkeypatch):
     )
     backbone = Description({}, {"class": "Positions"}).make_backbone({}, is_empty=True)
     assert backbone.positions.tolist() == [0, 1, 2, 3] and not backbone.weight.is_meta
+
+
+def test_a_disk_that_refuses_weights_is_named_by_its_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(model_directory, "save_file", full)
+    with pytest.raises(OSError, match=r"\[Errno 28\] No space left on device: '.*model\.safetensors'"):
+        make().save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())

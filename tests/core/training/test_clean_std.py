@@ -115,16 +115,17 @@ def test_what_was_measured_is_refused_once_it_was_changed_or_lies_beside_another
     model = UniDiffuser.from_pretrained(folder)
     model.save_pretrained(tmp_path)
     path, config = tmp_path / "clean_std.yaml", tmp_path / "config.yaml"
-    note, *lines = (line for line in path.read_text().splitlines() if not line.startswith("#"))
+    rows = yaml.safe_load(path.read_text())
+    note, lines = rows.pop("sha256"), next(iter(rows))
     assert UniDiffuser.from_pretrained(tmp_path).clean_std == model.clean_std
-    changed = [line.replace("0.", "1.", 1) if i == 0 else line for i, line in enumerate(lines)]
-    for rows in ([note, *changed], [note, *lines[:-1]], [note.replace(": ", ": 0"), *lines]):
-        path.write_text("\n".join(rows))
+    changed = {**rows, lines: [[rows[lines][0][0], 9.0], *rows[lines][1:]]}
+    for other in ({"sha256": note, **changed}, {"sha256": note, lines: rows[lines]}, {"sha256": f"0{note}", **rows}):
+        path.write_text(yaml.safe_dump(other))
         with pytest.raises(ModelDirectoryError, match=r"not those that its SHA-256 is of"):
             UniDiffuser.from_pretrained(tmp_path)
-    path.write_text("\n".join(lines))  # as it was written before there were sums
+    path.write_text(yaml.safe_dump(rows))  # as it was written before there were sums
     assert UniDiffuser.from_pretrained(tmp_path).clean_std == model.clean_std
-    path.write_text("\n".join([note, *lines]))
+    path.write_text(yaml.safe_dump({"sha256": note, **rows}))
     config.write_text(config.read_text().replace("weight: 1.0", "weight: 2.0", 1))
     with pytest.raises(ModelDirectoryError, match=r"clean_std\.yaml was measured with another config\.yaml"):
         UniDiffuser.from_pretrained(tmp_path)
