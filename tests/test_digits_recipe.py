@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -207,3 +208,36 @@ def test_help_answers_at_once_and_teaches(workplace):
         check=True,
     )
     assert " torch" not in done.stderr, "torch is imported for --help"
+
+
+def test_without_a_network_and_a_hubs_cache(workplace):
+    """Train, keep a checkpoint, go on, sample, evaluate: in a fresh interpreter whose sockets are watched."""
+    fit = ("fit", "-c", RECIPE / "fit.yaml", *SHORT, "--trainer.default_root_dir=runs/offline", "--data.num_workers=1")
+    given = ("--given", "text=a red seven", "--steps", 2, "--out", "offline")
+    small = ("--queries", "{image | text: {num: 4}}", "--criteria=[]", "--steps", 2, "--metrics", "[]")
+    commands = [
+        fit,
+        [*fit, "--trainer.max_steps=24"],
+        ("sample", "runs/offline", "image | text", *given),
+        ("evaluate", "runs/offline", "-c", RECIPE / "evaluate.yaml", *small),
+    ]
+    (workplace / "commands.json").write_text(json.dumps([list(map(str, row)) for row in commands]))
+    empty = {"HF_HOME": "hub", "HUGGINGFACE_HUB_CACHE": "hub", "TORCH_HOME": "hub", "XDG_CACHE_HOME": "hub"}
+
+    def run(script, *more):
+        return subprocess.run(
+            [sys.executable, ROOT / "tests/offline.py", script, *more], cwd=workplace, text=True, check=False,
+            capture_output=True, timeout=280, env=os.environ | empty | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    done = run("commands.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "24 steps done of max_steps 24" in done.stdout
+    assert (workplace / "offline/image").is_dir() and (workplace / "runs/offline/evaluation.json").is_file()
+    assert not list(workplace.glob("hub/**/*.safetensors"))
+    hub = ("sample", "runs/offline", "image", "--num", "1", "--steps", "2", "--allow_hub")
+    config = workplace / "runs/offline/config.yaml"
+    whole = config.read_text()
+    config.write_text(whole.replace("../digits/autoencoder", "hf-hub:stranger/none", 1))
+    (workplace / "commands.json").write_text(json.dumps([hub]))
+    assert config.read_text() != whole and run("commands.json").returncode == 9  # what is asked for is seen

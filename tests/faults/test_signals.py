@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
 
 import pytest
 
-from tests.faults import signals
+from tests.faults import signals, training
 from tests.faults.scoreboard import Fault, Outcome, Scoreboard
+from unidiff_core import UniDiffuser
 from unidiff_core.training import accumulation
 from unidiff_core.training.signals import Signals
 
@@ -56,3 +59,30 @@ def test_the_campaign_sees(tmp_path, monkeypatch, owner, name, mutant, row):
     monkeypatch.setattr(Signals, "_listen", listen_and_remember)
     monkeypatch.setattr(owner, name, mutant)
     assert len(run(tmp_path, row).silent) == 1
+
+
+def test_the_death_of_one_process_is_told_by_the_others_and_gone_on_after(tmp_path):
+    """Three processes, of which the second is killed; the result is that of one process with the same batches."""
+    options = ("--data.batch_size=12", "--data.micro_batch_size=2")
+    for name in ("whole", "died"):
+        (tmp_path / name).mkdir()
+        training.prepare(tmp_path / name)
+
+    def before(rank):
+        if rank == 1:
+            kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+            signals._around(UniDiffuser, "training_step", lambda model, batch, *_: batch.step == 5, kill)
+
+    rows = training.together(tmp_path / "died", 3, *options, before=before)
+    codes = [row.wait(60) for row in rows]
+    assert codes == [2, -signal.SIGKILL, 2]
+    for row in (rows[0], rows[2]):
+        said = " ".join(row.said.split())
+        assert "of 3 stops after step 5: another one died, or cannot be reached" in said and "Traceback" not in said
+    again = training.together(tmp_path / "died", 3, *options)
+    assert [row.wait(60) for row in again] == [0, 0, 0]
+    training.train(tmp_path / "whole", *options)
+    found, whole = training.result(tmp_path / "died"), training.result(tmp_path / "whole")
+    assert found.keys() == whole.keys()
+    difference = max((found[name].double() - value.double()).abs().max().item() for name, value in whole.items())
+    assert difference < 1e-5  # three numbers are added up in another order than by one process

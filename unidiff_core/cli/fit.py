@@ -22,6 +22,7 @@ from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
+from unidiff_core.foundation.distributed import is_lost
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
 from unidiff_core.training.checkpoint import KeepLast
@@ -164,6 +165,14 @@ class UniDiffuserCLI(LightningCLI):
                 again = "the same command goes" if self.config.get("ckpt_path") == "last" else "--ckpt_path=last goes"
                 stop.said += f"; {again} on from there"
             raise
+        except RuntimeError as error:
+            if self.trainer.world_size == 1 or not is_lost(error):
+                raise
+            raise ConnectionError(
+                f"process {self.trainer.global_rank} of {self.trainer.world_size} stops after step "
+                f"{self.trainer.global_step}: another one died, or cannot be reached (what it said itself tells why): "
+                f"{str(error).splitlines()[0]}. ckpt_path: last goes on from the newest checkpoint"
+            ) from error
         if self.command == "fit" and self.trainer.is_global_zero:
             print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
 

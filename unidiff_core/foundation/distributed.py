@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+LOST = ("gloo/transport", "Connection reset by peer", "Connection closed by peer")
+"""What gloo says, in plain RuntimeErrors, where another process is gone; other backends have a class for that."""
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the group died, or cannot be reached."""
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST)
+    )
 
 
 def class_of(value: object) -> type:
