@@ -36,6 +36,7 @@ from unidiff_core.sampling.loop import OnStep, sample
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.serialization.description import Description, describe
+from unidiff_core.serialization.hub import located
 from unidiff_core.serialization.model_directory import load_weights, read_description, save
 from unidiff_core.training.accumulation import Accumulation
 from unidiff_core.training.dropping import predicted_on_kept
@@ -496,14 +497,15 @@ class UniDiffuser(pl.LightningModule):
         Where it records the licence of its weights, that is logged, and kept with whatever is saved from the model.
 
         Args:
-            folder: the directory.
+            folder: the directory, or a repository of the Hugging Face hub, ``user/name``.
             weights: the average if there is one, or the model's own.
-            allow_hub: whether codecs may fetch weights by hub id.
+            allow_hub: whether it, and the weights of codecs, may be fetched from the hub.
 
         Raises:
             ModelDirectoryError: if a file is missing or damaged, or the weights do not fit the configuration.
             UnknownNameError: if the configuration names a class that no installed plugin registered.
         """
+        folder = located(folder, allow_hub=allow_hub)
         model = cls.from_description(read_description(folder, allow_hub=allow_hub), is_empty=True)
         load_weights(model, folder, weights)
         return model.eval()

@@ -7,7 +7,7 @@ import torch
 
 from unidiff_core import Codec, Stream, system
 from unidiff_core.foundation import plugin
-from unidiff_core.serialization import description, model_directory
+from unidiff_core.serialization import description, hub, model_directory
 
 
 class NumberCodec(Codec):
@@ -60,6 +60,6 @@ def registered(monkeypatch):
         registry.add(StepCodec)
         return registry
 
-    for module in (model_directory, description, system):
+    for module in (model_directory, description, system, hub):
         monkeypatch.setattr(module, "load_plugins", with_ours)
     return NumberCodec, StepCodec

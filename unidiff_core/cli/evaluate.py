@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from unidiff_core.evaluation.run import Evaluation, Sampler, Settings
 
 DESCRIPTION = """Draw samples of several queries, judge them against the test data, and write into the model's directory
-(or --out) evaluation.json (every number with its 95 % interval) and report.html (pictures first, then the table).
+(or --out) evaluation.json (every number with its 95 % interval) and report.html (pictures first, then the table), and
+into the model's card, README.md.
 
 examples:
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml
@@ -74,6 +75,8 @@ def run(argv: Sequence[str]) -> None:
     kept = Kept(out / DRAWS, _fingerprint(directory, config.weights))
     evaluation = _evaluate(model, metrics, settings, kept)
     write(out, model, evaluation)
+    if out.resolve() == directory.resolve():
+        _write_card(directory, model, evaluation)
     if config.strict and not evaluation.is_passed:
         sys.exit(1)
 
@@ -125,6 +128,15 @@ def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
     _print_table(evaluation)
     print(f"{out / RESULT}\n{out / REPORT}")
     _print_verdict(evaluation)
+
+
+def _write_card(directory: Path, model: Sampler, evaluation: Evaluation) -> None:
+    from unidiff_core.evaluation.card import measured_of
+    from unidiff_core.serialization.card import write_card
+    from unidiff_core.serialization.model_directory import read_description
+
+    codecs = {name: modality.codec for name, modality in model.modalities.items()}
+    write_card(directory, read_description(directory, allow_hub=True), measured_of(evaluation, codecs, directory))
 
 
 def _parser() -> Parser:

@@ -1,4 +1,4 @@
-"""Model directories: ``config.yaml`` + ``model.safetensors`` (+ ``ema.safetensors``, ``clean_std.yaml``).
+"""Model directories: ``config.yaml``, ``model.safetensors``, ``README.md`` (``ema.safetensors``, ``clean_std.yaml``).
 
 The configuration is plain data: registered names, numbers, strings. It is read without interpolation, and no class path
 in it is ever imported, so that a directory from a stranger cannot run code. Weights of codecs are paths relative to the
@@ -33,6 +33,7 @@ from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import Backbone, modality_of_parameter
 from unidiff_core.process.clean_std import CleanStd
 from unidiff_core.process.process import ForwardProcess
+from unidiff_core.serialization.card import write_card
 from unidiff_core.serialization.description import Description, ModelDirectoryError, Pretrained, build, describe
 
 FORMAT = 1
@@ -144,6 +145,7 @@ def save(
     if description.clean_std:
         write_text(folder / CLEAN_STD, _clean_std_text(description.clean_std, meaning))
     write_text(folder / CONFIG, text)
+    write_card(folder, description)  # without what was measured of earlier weights
 
 
 def _clean_std_text(tables: Mapping[str, CleanStd], meaning: str) -> str:
@@ -180,13 +182,18 @@ def _read_clean_std(path: Path, meaning: str | None = None) -> dict[str, CleanSt
 def step_of(folder: str | Path) -> int:
     """The training step that a directory's weights are of; −1 if there is no directory, or it does not say."""
     try:
-        step = _read_config(Path(folder))["training"]["step"]
+        step = read_config(Path(folder))["training"]["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return -1
     return step if isinstance(step, int) else -1
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a model directory, as plain data.
+
+    Raises:
+        ModelDirectoryError: if it is missing or damaged.
+    """
     path = folder / CONFIG
     if not path.is_file():
         raise ModelDirectoryError(
@@ -265,7 +272,7 @@ def _check_size(config: Any) -> None:
 def is_model_directory(folder: str | Path) -> bool:
     """Whether a folder's configuration is one that `save` writes."""
     try:
-        _read_config(Path(folder))
+        read_config(Path(folder))
     except (ModelDirectoryError, OSError, UnicodeDecodeError):
         return False
     return True
@@ -299,7 +306,7 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
     """
     folder = Path(folder).expanduser()
     registry = load_plugins()
-    config = _read_config(folder)
+    config = read_config(folder)
     try:
         modalities = {
             name: _modality(row, folder, registry, allow_hub=allow_hub) for name, row in config["modalities"].items()
@@ -381,7 +388,7 @@ def _sums(path: Path) -> tuple[str, str] | None:
 def _check_meaning(path: Path) -> None:
     """Compare a directory's configuration with that which its weights were written with; older ones do not say."""
     wanted = _sums(path)
-    if wanted and wanted[1] != _meaning(_read_config(path.parent), load_plugins()):
+    if wanted and wanted[1] != _meaning(read_config(path.parent), load_plugins()):
         raise ModelDirectoryError(
             f"the weights {path} were written with another {CONFIG}: it was changed since, or writing was "
             "interrupted. Change it back, or call `fit` again"
