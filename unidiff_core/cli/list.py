@@ -166,9 +166,9 @@ def _steps(cls: Any, registry: Registry) -> dict[str, str | list[str]]:
     """Of a solver the processes that take it, of a process its solvers."""
     from unidiff_core.process.process import ForwardProcess, Solver
 
-    processes = registry.of_kind(ForwardProcess)  # type: ignore[type-abstract]
+    processes: dict[str, Any] = {name: row.cls for name, row in registry.of_kind(ForwardProcess).items()}  # type: ignore[type-abstract]
     if issubclass(cls, Solver):
-        takers = [name for name, row in processes.items() if row.cls.solvers and issubclass(cls, row.cls.solvers)]
+        takers = [name for name, process in processes.items() if process.solvers and issubclass(cls, process.solvers)]
         return {"solver of": ", ".join(sorted(takers)) or "no registered process"}
     if issubclass(cls, ForwardProcess):
         return {"solvers": ", ".join(sorted(registry.of_kind(cls.solvers))) if cls.solvers else "one way to step"}
