@@ -147,7 +147,7 @@ class UniDiffuser(pl.LightningModule):
         """The loss of one micro-batch."""
         loss, losses = self._losses(batch, "train")
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.index), sync_dist=True)
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        every = self._trainer.log_every_n_steps if self._trainer else 0  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # each step's costs a tenth of a small network's
             rows = {f"train/{key}": mean_of(error.detach(), count) for key, (error, count) in losses.items()}
             self.log_dict(rows, batch_size=len(batch.index), sync_dist=True)

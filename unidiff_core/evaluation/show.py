@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import mimetypes
 import re
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from unidiff_core.foundation.latents import of_modality
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.training.ema import EMA
+
+_LOG = logging.getLogger(__name__)
 
 PAGE = "samples.html"
 STEPS = "shown"
@@ -73,7 +76,8 @@ class ShowSamples(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Fix the givens, and show what there is before the next step: a mistake in a query shows at once."""
         latents = _of_validation(trainer, pl_module, self.num)
-        self._plan = [self._query(text, dict(row), pl_module, latents) for text, row in self.queries.items()]
+        plan = [self._query(text, dict(row), pl_module, latents) for text, row in self.queries.items()]
+        self._plan = [query for query in plan if query]
         self._show(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
@@ -86,8 +90,8 @@ class ShowSamples(pl.Callback):
         if trainer.global_step != self._shown:
             self._show(trainer, pl_module)
 
-    def _query(self, text: str, options: dict[str, Any], module: Any, latents: Mapping[str, Any]) -> _Query:
-        """What is asked for, with its givens.
+    def _query(self, text: str, options: dict[str, Any], module: Any, latents: Mapping[str, Any]) -> _Query | None:
+        """What is asked for, with its givens; None, and a warning, if there are none.
 
         Raises:
             ValueError: if the query does not fit; names it.
@@ -102,10 +106,12 @@ class ShowSamples(pl.Callback):
         for name in (name for name, path in spec.paths.items() if path.needs_value and name not in given):
             rows = {key: value for key, value in latents.items() if key.startswith(f"{name}.")}
             if not rows:
-                raise ValueError(
-                    f"ShowSamples, query {text!r} needs a {name}, and the validation data gives none of which all of "
-                    f"{self.num} samples have it: write one, given: {{{name}: …}}"
+                _LOG.warning(
+                    "ShowSamples leaves out %r, which needs a %s: the validation data gives none of which all of %d "
+                    "samples have it; write one, given: {%s: …}",
+                    *(text, name, self.num, name),
                 )
+                return None
             given |= rows
         return _Query(text, spec, made, given)
 

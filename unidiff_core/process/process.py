@@ -152,12 +152,12 @@ class ForwardProcess(nn.Module, ABC):
         return tuple(shape)
 
     def check_state(self, x: Shaped[Tensor, "b *state"], t: float) -> None:
-        """Check that somebody's state at a time is one of this process: of numbers, here.
+        """Check that somebody's state at a time is one of this process: of numbers, unless it estimates logits.
 
         Raises:
             ValueError: if it is not; says what is wrong with it.
         """
-        if not x.is_floating_point():
+        if self.estimate != "logits" and not x.is_floating_point():
             raise ValueError(f"{type(self).__name__} is over numbers, and this is of {x.dtype}; give it as float32")
 
     def view(self, x: Shaped[Tensor, "b *shape"], t: Float[Tensor, " b"]) -> Shaped[Tensor, "b *seen"]:

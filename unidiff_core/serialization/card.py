@@ -86,7 +86,7 @@ def _what(description: Description, name: str) -> str:
         f"* `{key}`: {type(row.codec).__name__}, {type(row.process).__name__} process"
         for key, row in description.modalities.items()
     )
-    given = {True: f'"{names[0]} | {names[1]}", {{"{names[1]}": ...}}', False: f'"{names[0]}"'}[len(names) > 1]
+    given = f'"{names[0]} | {names[1]}", {{"{names[1]}": ...}}' if len(names) > 1 else f'"{names[0]}"'
     terms = f"\n\n{description.terms.capitalize()}." if description.terms else ""
     return f"""# {name}
 

@@ -27,6 +27,8 @@ ABBREVIATED = {
     "vary": ("a", "--gui=2", "--guidance"),
     "chain": ("a", "--gui=2", "--guidance"),
     "interpolate": ("a", "--gui=2", "--guidance"),
+    "inpaint": ("a", "--gui=2", "--guidance"),
+    "push": ("a", "b", "--priv", "--private"),
     "evaluate": ("a", "--stri", "--strict"),
     "encode": ("--batch_s=3", "--batch_size"),
     "shards": ("--shard_s=3", "--shard_size"),
