@@ -31,12 +31,12 @@ SHAPES = {
 }
 
 
-def run_target(target, folder):
+def run_target(target, folder, *more):
     """Run a target of the Makefile in a folder, with this interpreter's console script; returns (seconds, CPU seconds).
 
     The CPU seconds are those of its trainings.
     """
-    variables = [f"BIN={Path(sys.executable).parent}", f"RECIPE={ROOT / 'recipes/digits'}"]
+    variables = [f"BIN={Path(sys.executable).parent}", f"RECIPE={ROOT / 'recipes/digits'}", *more]
     listed = subprocess.run(["make", "-n", target, *variables], cwd=ROOT, capture_output=True, text=True, check=True)
     started, training = time.monotonic(), 0.0
     for command in listed.stdout.splitlines():
@@ -70,6 +70,16 @@ def test_demo_meets_every_criterion_but_precision_within_twelve_minutes(demo):
     assert [(row["query"], row["metric"]) for row in missed] == [("image", "precision")]  # docs/log.md, 2026-11-25
     assert (folder / "runs/digits/report.html").is_file()
     assert seconds <= 12 * 60
+
+
+def test_the_quick_demo_shows_samples_of_every_query_within_four_minutes(tmp_path):
+    seconds, _ = run_target("demo", tmp_path, "QUICK=1")
+    print(f"quick demo: {seconds:.0f} s")
+    evaluation, _ = evaluation_of(tmp_path / "runs/digits_quick")
+    assert set(evaluation["queries"]) == {"image | text", "text | image", "image, text", "image", "text"}
+    assert (tmp_path / "runs/digits_quick/report.html").read_text().count("<img") > 50
+    assert not (tmp_path / "runs/digits").exists()
+    assert seconds <= 4 * 60
 
 
 def test_a_new_ink_is_learnt_in_three_cpu_minutes_and_the_old_ones_are_kept(demo):
