@@ -138,6 +138,11 @@ def trained(process: ForwardProcess, codec: Scans, data: Digits, *, steps: int, 
         lr_scheduler=partial(Warmup, steps=50, decay_until=steps),
         seed=seed,
     )
+    return fitted(model, data, steps=steps, seed=seed)
+
+
+def fitted(model: UniDiffuser, data: Dataset[Batch], *, steps: int, seed: int = 0) -> UniDiffuser:
+    """A model after so many steps of 64, with its average as weights."""
     order = GlobalOrder(len(data), 64, micro_batch_size=64, seed=seed, rank=0, world=1, first_step=0)
     average = EMA(0.995)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
