@@ -35,3 +35,18 @@ def test_cold_and_masked_train_sample_and_measure_in_a_few_steps(demonstrate, tm
     rows = demonstrate("masked", "--steps", "2", "--num", "10", "--evaluations", "2,4")
     assert 3 < rows["masked, test scans"]["bits"] < 5  # log2 17 is 4.09: nothing is learnt yet
     assert set(rows) >= {"masked, certain, 4 evaluations", "gaussian, ddpm, 2 evaluations"}
+
+
+def test_edited_and_encoded_captions_too(demonstrate):
+    rows = demonstrate("edited", "--steps", "1", "--num", "20", "--evaluations", "10")
+    known = rows["edited, distinct, exact, words edited"]
+    assert all(abs(known[f"believed at {num}"] - num) < 1e-6 for num in (1, 4, 10))
+    assert rows["edited, exact, revert, 10 evaluations"]["grammatical"] == 1
+    assert rows["edited, exact, reedit, 10 evaluations"]["grammatical"] < 1
+    leaks = [rows[f"{name}, two levels"] for name in ("edited", "edited, distinct")]
+    assert leaks[0]["leak"] == 0 and leaks[1]["leak"] == 1
+    assert leaks[0]["probe"] < 0.2 and leaks[1]["probe"] > 0.7
+
+    rows = demonstrate("encoded", "--steps", "1", "--num", "5", "--evaluations", "2")
+    assert rows["normalised"]["size"] == 1 and rows["not normalised"]["size"] != 1
+    assert 1.2 < rows["data"]["entropy"] < 1.5 and set(rows) >= {"not normalised, ddpm, 2 steps"}

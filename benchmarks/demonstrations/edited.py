@@ -85,10 +85,10 @@ def demonstrate(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, An
             figures = calibration(network, process, data.stored["text.ids"][::2], options.seed + 1)
             yield f"{name}, {kind}, words edited", figures
             for solver in ("revert", "reedit"):
-                for steps in (2, 5, 10):
+                for steps in map(int, options.evaluations.split(",")):
                     captions = drawn(network, options.num, steps=steps, solver=solver, seed=options.seed)
                     yield f"{name}, {kind}, {solver}, {steps} evaluations", measured(captions)
 
 
 if __name__ == "__main__":
-    run(__doc__ or "", demonstrate, steps=1000)
+    run(__doc__ or "", demonstrate, steps=1000, evaluations="2,5,10")

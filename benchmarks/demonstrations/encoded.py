@@ -58,10 +58,10 @@ def demonstrate(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, An
         size = float(process.vectors.detach().square().mean().sqrt())
         yield name, {"size": size, **losses(model, data, options.seed + 1)}
         for solver in ("dpmpp_2m", "ddpm"):
-            for steps in (5, 10, 25):
+            for steps in map(int, options.evaluations.split(",")):
                 captions = drawn(model, options.num, steps=steps, solver={"text": solver}, seed=options.seed)
                 yield f"{name}, {solver}, {steps} steps", measured(captions)
 
 
 if __name__ == "__main__":
-    run(__doc__ or "", demonstrate, steps=1000)
+    run(__doc__ or "", demonstrate, steps=1000, evaluations="5,10,25")
