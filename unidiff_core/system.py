@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,12 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from unidiff_core.codec.codec import Raw, check_latent
+from unidiff_core.codec.codec import Raw, check_latent, check_raws
 from unidiff_core.foundation import randomness
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.clipping import clip_gradients
 from unidiff_core.foundation.distributed import gathered
+from unidiff_core.foundation.error import meant
 from unidiff_core.foundation.finite import NonFiniteError, non_finite
 from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, over, stream_of
 from unidiff_core.foundation.plugin import load_plugins
@@ -342,9 +342,22 @@ class UniDiffuser(pl.LightningModule):
 
     @torch.no_grad()
     def encode(self, raws: Mapping[str, Sequence[Raw]], *, seed: int = 0, first_index: int = 0) -> dict[str, Tensor]:
-        """Raw samples → latents ``"<modality>.<stream>" -> [b, ...]``."""
+        """Raw samples → latents ``"<modality>.<stream>" -> [b, ...]``.
+
+        Args:
+            raws: modality → list of samples.
+            seed: of what codecs draw.
+            first_index: of the first sample, among those of a larger run.
+
+        Raises:
+            ValueError: if a modality is not known, or a sample is not of its kind; names it.
+        """
         latents: dict[str, Tensor] = {}
         for name, values in raws.items():
+            if name not in self.modalities:
+                rest = meant(str(name), self.modalities, then=f"known: {', '.join(self.modalities)}")
+                raise ValueError(f"unknown modality {name!r} is given{rest}")
+            check_raws(name, self.modalities[name].codec, values)
             index = torch.arange(first_index, first_index + len(values), device=self.device)
             with full_precision(self.device):
                 stored = self.codec(name).encode(values)
@@ -393,7 +406,7 @@ class UniDiffuser(pl.LightningModule):
             SpecError: if spec and given do not fit together.
             UnknownNameError: if a solver is not known.
         """
-        options = replace(options or SamplingOptions(), **changes)
+        options = SamplingOptions.changed(options, changes, "sample()")
         spec = TimestepSpec.parse(spec, self.modalities)
         more: dict[str, Any] = {"states": states, "against": against, "on_step": on_step}
         if latents:

@@ -54,11 +54,13 @@ class ImageCodec(FrozenCodec):
         ValueError: at first use, if a network is not what is declared here.
     """
 
+    raw_type: ClassVar[type | None] = Image.Image
     licence: ClassVar[str] = "CreativeML OpenRAIL-M (autoencoder), MIT (CLIP)"
     sources: ClassVar[tuple[str, ...]] = (
         "Stable Diffusion 1.4 KL-f8 autoencoder, arXiv 2112.10752, hf-hub:CompVis/stable-diffusion-v1-4/vae",
         "CLIP ViT-B/32, arXiv 2103.00020, hf-hub:timm/vit_base_patch32_clip_224.openai",
     )
+    raw: ClassVar[type | None] = Image.Image
     extension: ClassVar[str] = "png"
     weights: ClassVar[tuple[str, ...]] = ("autoencoder", "clip")
 

@@ -76,6 +76,7 @@ class TextCodec(RawTexts, FrozenCodec):
         ValueError: at first use, if a network is not what is declared here.
     """
 
+    raw_type: ClassVar[type | None] = str
     licence: ClassVar[str] = "MIT (CLIP), AGPL-3.0 (the released text decoder)"
     sources: ClassVar[tuple[str, ...]] = (
         "CLIP ViT-L/14, arXiv 2103.00020, hf-hub:timm/vit_large_patch14_clip_224.openai",

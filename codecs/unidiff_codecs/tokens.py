@@ -38,6 +38,7 @@ class TokensCodec(RawTexts):
         ValueError: at first use, if the tokenizer is not what is declared here.
     """
 
+    raw_type: ClassVar[type | None] = str
     licence: ClassVar[str] = "the tokenizer's"
     weights: ClassVar[tuple[str, ...]] = ("tokenizer",)
 

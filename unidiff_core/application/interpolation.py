@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,7 +74,7 @@ def interpolate(
         SpecError: if an end lacks the modality or has what is not asked for, a process cannot be inverted, or has
             symbols, between which there is nothing.
     """
-    options = replace(options or SamplingOptions(), **changes)
+    options = SamplingOptions.changed(options, changes, "interpolate()")
     _check(model, name, ends, through, frames)
     groups = [values_of(end, None, model.shapes) for end in ends]
     if (num := groups[0][1]) != groups[1][1]:

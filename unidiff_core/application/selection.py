@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,7 +58,7 @@ def best_of(
         raise SpecError("best_of takes raw values, which the score is told of")
     repeated = {name: [raw for raw in raws for _ in range(n)] for name, raws in values.raws.items()}
     drawn = model.sample(
-        spec, repeated, num * n, options=replace(options or SamplingOptions(), **changes), on_step=on_step
+        spec, repeated, num * n, options=SamplingOptions.changed(options, changes, "best_of()"), on_step=on_step
     )
     scores = torch.as_tensor(score(drawn, repeated), dtype=torch.float64)
     if scores.shape != (num * n,) or scores.isnan().any():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from unidiff_core.application.chain import chain
@@ -72,6 +71,6 @@ def vary(
     Raises:
         SpecError: if cycle and given do not fit together.
     """
-    options = replace(options or SamplingOptions(), **changes)
+    options = SamplingOptions.changed(options, changes, "vary()")
     *_, last = chain(model, specs_of(cycle), given, num, options=options, on_step=on_step)
     return last

@@ -21,6 +21,8 @@ _CHOICE = re.compile(
     re.DOTALL,
 )
 _EXPECTED = re.compile(r"Expected an? <class '(?:[\w.]*\.)?(\w+)'>")
+_WORDS = re.compile(r"Expected a typing\.Literal\[(.*?)\](?:\. Got value: (\S+))?")
+_INVALID = re.compile(r"argument (\S+): invalid choice: (\S+) \(choose from (.*)\)")
 _NO_CLASS = re.compile(r"Expected a dot import path string|Not a valid subclass of")
 _CLASS_NAME = re.compile(r"[A-Z]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 KINDS = {"float": "a number", "int": "a whole number", "dict": "a mapping", "list": "a list", "str": "a text"}
@@ -37,6 +39,10 @@ _KEY = re.compile(r'Parser key "([\w.]+)":\s+')
 def readable(message: str) -> str:
     """A parser's error as a sentence, with what is known in place of what is not."""
     message = _CHOICE.sub(_none_of_several, message)
+    message = _WORDS.sub(lambda match: _none_of_words(_words(match[1]), match[2]), message)
+    message = _INVALID.sub(
+        lambda match: f"{match[1]}: {_none_of_words(_words(match[3]), _words(match[2])[0])}", message
+    )
     for noise in (_UNION, _NOTHING_ELSE, _CALLABLE, _VALUE):
         message = noise.sub("", message)
     within = _WITHIN.findall(message)
@@ -54,12 +60,26 @@ def _none_of_several(match: re.Match[str]) -> str:
     inner = [error for error in errors if _TYPE.match(error)]
     if value.startswith("{") and "'class_path'" not in value and inner:
         return inner[0]
+    words = [word for error in errors if (found := _WORDS.fullmatch(error)) for word in _words(found[1])]
+    errors = [error for error in errors if not _WORDS.fullmatch(error)]
+    if words and not [error for error in errors if not _EXPECTED.fullmatch(error)]:
+        return _none_of_words(words, value)
     kinds = [found[1] for error in errors if (found := _EXPECTED.fullmatch(error))]
     classes = [error for error in errors if _NO_CLASS.match(error)]
     known = [KINDS.get(kind, kind) for kind in kinds if kind != "NoneType"]
     if not known or len(kinds) + len(classes) < len(errors) or (classes and _CLASS_NAME.fullmatch(value)):
         return match[0]
     return f"it must be {' or '.join(known)}, not {value!r}"
+
+
+def _words(listed: str) -> list[str]:
+    """The words of a list as Python writes it."""
+    return [word.strip().strip("'\"") for word in listed.split(",")]
+
+
+def _none_of_words(words: list[str], value: str | None) -> str:
+    allowed = " or ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+    return f"it must be {allowed}" + (f", not {value!r}{meant(value, words)}" if value else "")
 
 
 def _unknown_class(name: str) -> str:

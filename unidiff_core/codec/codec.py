@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -53,6 +54,8 @@ class Codec(nn.Module, ABC):
     """Ending, without a dot, of a raw sample's file: its member in a shard, and what `save` writes."""
     weights: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor parameters that hold a local path or a hub id of pretrained weights."""
+    raw_type: ClassVar[type | None] = None
+    """Type of a raw sample, which a given value must be of; None if several are taken, which `encode` then checks."""
     round_trip: ClassVar[float | None] = None
     """Largest `distance` between a raw sample and what its latent decodes to; None if the codec promises none."""
 
@@ -191,6 +194,27 @@ def check_latent(codec: Codec, latent: Mapping[str, Tensor]) -> None:
             )
         if stream.vocabulary is not None:
             _check_ids(codec, name, latent[name], stream.vocabulary)
+
+
+def check_raws(name: str, codec: Codec, raws: Sequence[Raw]) -> None:
+    """Check that given samples are a list of what the codec takes.
+
+    Args:
+        name: of the modality.
+        codec: its.
+        raws: given.
+
+    Raises:
+        ValueError: if not; names the modality, the value and what is taken.
+    """
+    if isinstance(raws, str) or not isinstance(raws, Sequence):
+        raise ValueError(f"the samples of {name!r} are a list, not {raws!r}")
+    for raw in raws:
+        if raw is None or (codec.raw_type is not None and not isinstance(raw, codec.raw_type)):
+            cls = codec.raw_type
+            wanted = f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.") if cls else "a sample"
+            hint = f"; `model.codec({name!r}).parse({raw!r})` reads a file" if isinstance(raw, str) else ""
+            raise ValueError(f"{name!r} is given as {reprlib.repr(raw)}; {type(codec).__name__} takes {wanted}{hint}")
 
 
 def _check_ids(codec: Codec, name: str, ids: Tensor, vocabulary: int) -> None:

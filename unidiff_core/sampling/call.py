@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unidiff_core.codec.codec import Raw
+from unidiff_core.foundation.argument import check_mapping, check_whole
 from unidiff_core.foundation.latents import Latents, modality_of
 from unidiff_core.sampling.given import Given, conditions_of, repeated, shifted
 from unidiff_core.sampling.loop import OnStep
@@ -57,7 +58,7 @@ class Values:
     @classmethod
     def split(cls, given: Given) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What is given by modality, and by full stream name."""
-        latents: dict[str, Any] = {key: value for key, value in given.items() if "." in key}
+        latents: dict[str, Any] = {key: value for key, value in given.items() if "." in str(key)}
         return {key: value for key, value in given.items() if key not in latents}, latents
 
     @property
@@ -83,6 +84,9 @@ def values_of(given: Given, num: int | None, shapes: Mapping[str, tuple[int, ...
     Raises:
         SpecError: if numbers or shapes do not fit, or a modality is given in part, or twice.
     """
+    check_mapping("given", given, "modality → sample or samples, or stream → latents")
+    if num is not None:
+        check_whole("num", num, at_least=1)
     raws, latents = Values.split(given)
     for key, value in latents.items():
         if key not in shapes or not isinstance(value, Tensor) or tuple(value.shape[1:]) != tuple(shapes[key]):
@@ -118,7 +122,11 @@ def batches(
     Raises:
         SpecError: if spec, given, states and `against` do not fit together.
     """
-    states = states or {}
+    states = {} if states is None else states
+    check_mapping("states", states, "stream → latents at the start of its path")
+    for key, value in states.items():
+        if not isinstance(value, Tensor):
+            raise SpecError(f"the state of {key!r} is a tensor [samples, ...], not {value!r}")
     num = num if num is not None else max(map(len, states.values()), default=None)
     values, num = values_of(given, num, model.shapes)
     avoided, _ = values_of(against or {}, num, model.shapes)
@@ -164,5 +172,5 @@ def latents_of(
     """
     parts = {key: more.pop(key) for key in ("states", "against", "on_step") if key in more}
     spec = TimestepSpec.parse(spec, model.modalities)
-    rows = list(batches(model, spec, given, num, replace(options or SamplingOptions(), **more), **parts))
+    rows = list(batches(model, spec, given, num, SamplingOptions.changed(options, more, "latents_of()"), **parts))
     return {key: torch.cat([row[key] for row in rows]) for key in rows[0] if modality_of(key) in spec.solved}

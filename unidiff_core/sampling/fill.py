@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -60,7 +59,7 @@ def fill_in(
     Raises:
         ValueError: if a row names what is no modality.
     """
-    options = replace(options or SamplingOptions(), **changes)
+    options = SamplingOptions.changed(options, changes, "fill_in()")
     return [_filled(model, i, row, num, options) for i, row in enumerate(tracked(rows, "fill in", len(rows)))]
 
 

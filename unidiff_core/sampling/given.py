@@ -32,7 +32,7 @@ def repeated(given: Given, num: int | None) -> tuple[dict[str, list[Raw]], int]:
                 "is several samples: a single one that is a list itself goes into a list)"
             )
     if num < 1:
-        raise SpecError(f"the number of samples is at least 1, not {num}")
+        raise SpecError(f"the number of samples is at least 1, not {num}: a list that is given is empty")
     return {name: values * num if len(values) == 1 else values for name, values in lists.items()}, num
 
 

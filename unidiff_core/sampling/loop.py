@@ -6,12 +6,13 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unidiff_core.foundation.argument import check_whole
 from unidiff_core.foundation.latents import Latents, Times, cast, dropped, modality_of
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.time import T, time_tensor
@@ -349,8 +350,9 @@ def sample(
             cannot be inverted.
         UnknownNameError: if a solver is not known.
     """
-    options = replace(options or SamplingOptions(), **changes)
+    options = SamplingOptions.changed(options, changes, "sample()")
     spec = TimestepSpec.parse(spec, processes)
+    check_whole("num", num, at_least=1)
     supplied, states, against = (
         {key: cast(value, dtype).to(device) for key, value in (row or {}).items()}
         for row in (supplied, states, against)
@@ -365,6 +367,8 @@ def sample(
         },
         num,
     )
+    check_states(supplied, shapes, num, "value")
+    check_states(against, shapes, num, "value to lead away from")
     for row in (supplied, against):
         check_values(row, dict.fromkeys(begins, 0.0), processes)
     check_values(states, begins, processes)
@@ -404,8 +408,8 @@ def _names(latents: Latents) -> set[str]:
     return {modality_of(key) for key in latents}
 
 
-def check_states(states: Latents, shapes: Mapping[str, tuple[int, ...]], num: int) -> None:
-    """Check that states are whole: every stream of a modality, of its shape.
+def check_states(states: Latents, shapes: Mapping[str, tuple[int, ...]], num: int, what: str = "state") -> None:
+    """Check that states, or other latents, are whole: every stream of a modality, of its shape.
 
     Raises:
         SpecError: names the stream.
@@ -414,7 +418,7 @@ def check_states(states: Latents, shapes: Mapping[str, tuple[int, ...]], num: in
         for key, shape in shapes.items():
             if modality_of(key) == name and (key not in states or states[key].shape != (num, *shape)):
                 found = tuple(states[key].shape) if key in states else "nothing"
-                raise SpecError(f"the state of {key!r} is {(num, *shape)} for {num} samples, and {found} is given")
+                raise SpecError(f"the {what} of {key!r} is {(num, *shape)} for {num} samples, and {found} is given")
 
 
 def check_values(latents: Latents, times: Mapping[str, float], processes: Mapping[str, ForwardProcess]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
+from unidiff_core.foundation.argument import check_flag, check_known, check_mapping, check_number, check_whole
 from unidiff_core.foundation.registry import UnknownNameError
 from unidiff_core.process.process import ForwardProcess, Solver
 from unidiff_core.sampling.guidance import Guidance
@@ -50,11 +51,41 @@ class SamplingOptions:
     """Replaces part of the state after each step; from Python only."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise SpecError(f"steps and batch_size are at least 1, not {self.steps} and {self.batch_size}")
+        check_whole("steps", self.steps, at_least=1)
+        check_whole("batch_size", self.batch_size, at_least=1)
+        check_whole("seed", self.seed)
+        check_flag("redraws_noise", self.redraws_noise)
+        check_flag("drop_ignored", self.drop_ignored)
+        check_mapping("conditions", self.conditions, "name → value")
+        if isinstance(self.guidance, Mapping):
+            for name, scale in self.guidance.items():
+                check_number(f"the guidance of {name!r}", scale)
+        elif not isinstance(self.guidance, Guidance):
+            check_number("guidance", self.guidance)
         if self.interleave not in get_args(Interleave):
             known = " or ".join(get_args(Interleave))
             raise SpecError(f"interleave is {known}, not {self.interleave!r}")
+        if not (self.constrain is None or callable(self.constrain)):
+            raise ValueError(f"constrain is a function of latents and times, not {self.constrain!r}")
+
+    @classmethod
+    def changed(cls, options: SamplingOptions | None, changes: Mapping[str, Any], owner: str) -> SamplingOptions:
+        """Options with some of them in place of others.
+
+        Args:
+            options: the defaults if not given.
+            changes: by name.
+            owner: the function that takes them, for the error.
+
+        Raises:
+            TypeError: if there is no such option, or `options` are none; says what was meant.
+            ValueError: if a value is not allowed; names the option.
+        """
+        options = SamplingOptions() if options is None else options
+        if not isinstance(options, SamplingOptions):
+            raise TypeError(f"the options of {owner} are SamplingOptions, not {options!r}; or give each by its name")
+        check_known(changes, [row.name for row in fields(SamplingOptions)], owner)
+        return replace(options, **changes)
 
     def solvers_for(self, spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -> dict[str, Solver | None]:
         """The solver of each modality that a spec solves.

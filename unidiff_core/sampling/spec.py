@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from unidiff_core.foundation.error import meant
+
 Role = Literal["solve", "hold"]
 
 _TERM = re.compile(r"^(?P<name>[A-Za-z_][\w-]*)\s*(?:@\s*(?P<time>\S+))?$")
@@ -151,17 +153,29 @@ class TimestepSpec:
                     raise SpecError(
                         f"{kind} is given of {name!r}, which {self} does not {what}; it does so with {known}"
                     )
+        for name in supplied:  # first: it may be what is lacking, misspelt
+            if name not in self.paths:
+                rest = meant(str(name), self.paths, then=f"known: {', '.join(self.paths)}")
+                raise SpecError(f"unknown modality {name!r} is given{rest}")
         needed = [name for name, path in self.paths.items() if path.needs_value and name not in states]
         for name in needed:
             if name not in supplied:
                 role = "holds" if self.paths[name].role == "hold" else "starts below pure noise from"
                 raise SpecError(f"{self} {role} {name!r}, but no value of it is given; give one")
         for name in supplied:
-            if name not in self.paths:
-                raise SpecError(f"unknown modality {name!r} is given; known: {', '.join(self.paths)}")
             if name not in needed:
                 uses = f"it uses {', '.join(needed)}" if needed else "it uses none"
-                raise SpecError(f"a value of {name!r} is given, but {self} does not use it ({uses})")
+                how = self._how_to_use(name, states)
+                raise SpecError(f"a value of {name!r} is given, but {self} does not use it ({uses}); {how}")
+
+    def _how_to_use(self, name: str, states: Collection[str]) -> str:
+        """What to write so that a modality's value is used."""
+        if name in states:
+            return "its state is given too, which takes its place"
+        if name in self.solved:
+            return f"it is solved from pure noise; {name}@0.6 starts from the value, noised to 0.6"
+        held = f'"{self}{", " if self.held else " | "}{name}"'
+        return f"at time 1 it is pure noise, whatever its value; {held} holds it"
 
     def times(self, progress: float) -> dict[str, float]:
         """The time of each modality at a progress, in [0, 1]."""
@@ -210,7 +224,8 @@ def _joined(paths: Mapping[str, Path]) -> dict[str, Path]:
 
 def _known_name(name: str, known: Sequence[str]) -> str:
     if name not in known:
-        raise SpecError(f"unknown modality {name!r} in the timestep spec; known: {', '.join(known)}")
+        rest = meant(str(name), known, then=f"known: {', '.join(known)}")
+        raise SpecError(f"unknown modality {name!r} in the timestep spec{rest}")
     return name
 
 
@@ -225,6 +240,8 @@ def _time(name: str, value: Any) -> float:
 
 
 def _parse_text(text: str, known: Sequence[str]) -> dict[str, Path]:
+    if not text.strip():
+        raise SpecError(f"the timestep spec is empty; name what to sample, of {', '.join(known)}")
     sides = text.split("|")
     if len(sides) > 2:
         raise SpecError(f"the timestep spec {text!r} has more than one bar; write 'solved, solved | held, held'")

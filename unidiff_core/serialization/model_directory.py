@@ -353,6 +353,8 @@ def load(folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_
 
 
 def _weights_path(folder: str | Path, weights: Literal["ema", "model"]) -> Path:
+    if weights not in ("ema", "model"):
+        raise ValueError(f"weights are 'ema', the average, or 'model', the last ones, not {weights!r}")
     folder = Path(folder).expanduser()
     average = folder / AVERAGE
     return average if weights == "ema" and average.is_file() else folder / MODEL

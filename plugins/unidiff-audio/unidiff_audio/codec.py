@@ -35,6 +35,7 @@ class WaveformCodec(FrozenCodec):
         ValueError: if it does not; says which duration would.
     """
 
+    raw_type: ClassVar[type | None] = Waveform
     extension: ClassVar[str] = "wav"
 
     def __init__(self, rate: int, seconds: float, frame: int) -> None:

@@ -17,7 +17,7 @@ from unidiff_core.foundation.registry import UnknownNameError
 from unidiff_core.process.gaussian.solver import DDIM
 from unidiff_core.sampling.guidance import Guidance
 from unidiff_core.sampling.options import SamplingOptions
-from unidiff_core.sampling.spec import SpecError, TimestepSpec
+from unidiff_core.sampling.spec import TimestepSpec
 
 
 def test_training_samples_may_lack_a_modality(settings, tmp_path):
@@ -114,7 +114,7 @@ def test_a_query_states_any_option_and_the_settings_the_rest(settings):
 def test_only_what_concerns_all_queries_cannot_be_stated_by_one():
     with pytest.raises(TypeError, match="batch_size"):
         Query(batch_size=3)
-    with pytest.raises(SpecError, match="steps and batch_size are at least 1"):
+    with pytest.raises(ValueError, match="steps is a whole number, at least 1"):
         Settings("train", "test", {}, steps=0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from unidiff_core.network.uvit import UViT
 from unidiff_core.sampling.guidance import Guidance, Term
 from unidiff_core.sampling.loop import sample
 from unidiff_core.sampling.spec import SpecError, TimestepSpec
+from unidiff_core.serialization.model_directory import load_weights
 from unidiff_core.testing import GaussianOracle
 
 SHAPES = {"a.v": (2,), "b.v": (3,)}
@@ -154,7 +156,7 @@ def test_python_may_give_the_options_whole_or_one_by_one():
     assert model.sample("a", num=2, options=options, seed=6) == model.sample("a", num=2, steps=3, seed=6)
     with pytest.raises(TypeError, match="stepz"):
         model.sample("a", stepz=3)
-    with pytest.raises(SpecError, match="at least 1, not 0"):
+    with pytest.raises(ValueError, match="steps is a whole number, at least 1, not 0"):
         SamplingOptions(steps=0)
 
 
@@ -166,3 +168,60 @@ def test_the_command_line_has_every_option_that_text_can_say(capsys):
         main(["sample", "--help"])
     text = capsys.readouterr().out
     assert all(f"--{row.name}" in text for row in fields(SamplingOptions) if row.name not in PYTHON_ONLY)
+
+
+NAN = float("nan")
+WRONG = [
+    *[("steps", value, "steps is a whole number, at least 1, not") for value in (0, -1, 2.5, "3", NAN, None, True)],
+    *[("batch_size", value, "batch_size is a whole number, at least 1, not") for value in (0, 2.5, "2")],
+    *[("seed", value, "seed is a whole number, not") for value in ("1", 1.5, None)],
+    *[("guidance", value, "guidance is a finite number, not") for value in ("2", NAN, None, [1])],
+    ("guidance", {"b": "2"}, "the guidance of 'b' is a finite number, not '2'"),
+    ("redraws_noise", "no", "redraws_noise is True or False, not 'no'"),
+    ("drop_ignored", "no", "drop_ignored is True or False, not 'no'"),
+    ("conditions", 3, "conditions is a mapping, name → value, not 3"),
+    ("constrain", 3, "constrain is a function of latents and times, not 3"),
+    *[("num", value, "num is a whole number, at least 1, not") for value in ("1", 2.5, 0, -1, NAN)],
+    ("given", "text", "given is a mapping, modality → sample or samples, or stream → latents, not 'text'"),
+    ("given", {"B": 0.5}, "unknown modality 'B' is given; did you mean b\\? Known: a, b"),
+    ("given", {"b": None}, "'b' is given as None; NumberCodec takes a sample"),
+    ("given", {"b": []}, "0 values of 'b' are given for 1 samples"),
+    ("states", {"a": 1}, "the state of 'a' is a tensor"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), WRONG)
+def test_a_wrong_argument_from_python_is_named_with_its_value_and_what_is_allowed(name, value, says):
+    with pytest.raises(ValueError, match=says):
+        make().sample("a | b", **{"given": {"b": 0.5}, "num": 1} | {name: value})
+
+
+def test_an_unknown_option_from_python_is_guessed():
+    model = make()
+    with pytest.raises(
+        TypeError, match=r"sample\(\) takes no 'guidence'; did you mean guidance\? It takes steps, solver,"
+    ):
+        model.sample("a | b", {"b": 0.5}, guidence=2.0)
+    with pytest.raises(TypeError, match=r"the options of sample\(\) are SamplingOptions, not {'steps': 2}"):
+        model.sample("a | b", {"b": 0.5}, options={"steps": 2})
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert len(make().sample("a", num=np.int64(2), steps=np.int64(2), guidance=np.float32(0))["a"]) == 2
+
+
+def test_a_value_that_is_not_used_says_how_it_would_be():
+    with pytest.raises(SpecError, match=r"at time 1 it is pure noise, whatever its value; \"a \| b\" holds it"):
+        make().sample("a | b@1", {"b": 0.5})
+    with pytest.raises(SpecError, match=r"'a' .* it is solved from pure noise; a@0\.6 starts from the value, noised"):
+        make().sample("a | b", {"a": 0.5, "b": 0.5})
+
+
+def test_latents_that_are_not_whole_are_named():
+    with pytest.raises(SpecError, match=r"the value of 'b.v' is \(1, 3\) for 1 samples, and nothing is given"):
+        make().sample_latents("a | b", {"b": torch.zeros(1, 3)}, num=1)
+
+
+def test_weights_are_one_of_two(tmp_path):
+    with pytest.raises(ValueError, match="weights are 'ema', the average, or 'model', the last ones, not 'emma'"):
+        load_weights(make(), tmp_path, "emma")

@@ -59,7 +59,7 @@ def test_stretch_without_a_moving_modality_costs_nothing():
         ("image | image", "stands twice"),
         ("image, image", "stands twice"),
         ("image | text | audio", "more than one bar"),
-        ("", "cannot read ''"),
+        ("", "the timestep spec is empty; name what to sample, of image"),
         ("| text", "solves nothing"),
         ("image |", "cannot read ''"),
         ("image,, text", "cannot read ''"),
