@@ -5,6 +5,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,6 +13,7 @@ from PIL import Image
 from unidiff_codecs.image import ImageCodec, square
 
 from unidiff_core import Modality, UniDiffuser
+from unidiff_core.codec.codec import check_raws
 from unidiff_core.foundation.stream import Stream
 from unidiff_core.network.uvit import UViT
 
@@ -210,3 +212,10 @@ def test_a_model_finds_its_codecs_weights_again(image_arguments, autoencoder, cl
     model = UniDiffuser.from_pretrained(folder)
     model.save_pretrained(folder)  # again, from what was loaded
     assert UniDiffuser.from_pretrained(folder).sample("image", num=1, steps=1)["image"][0].size == (32, 32)
+
+
+@pytest.mark.parametrize("wrong", ["cat.png", 3, np.zeros((8, 8, 3)), None])
+def test_what_is_no_picture_is_refused_by_the_name_of_the_modality(wrong):
+    with pytest.raises(ValueError, match=r"'image' is given as .*; ImageCodec takes PIL\.Image\.Image") as error:
+        check_raws("image", ImageCodec(), [Image.new("RGB", (8, 8)), wrong])
+    assert ("`model.codec('image').parse('cat.png')` reads a file" in str(error.value)) == isinstance(wrong, str)

@@ -75,7 +75,7 @@ def test_given_values_must_fit_the_number_of_samples():
     model = make()
     with pytest.raises(SpecError, match="3 values of 'b' are given for 2 samples"):
         model.sample("a | b", {"b": [1.0, 2.0, 3.0]}, num=2)
-    with pytest.raises(SpecError, match="at least 1, not 0"):
+    with pytest.raises(ValueError, match="at least 1, not 0"):
         model.sample("a", num=0)
     assert len(model.sample("a | b", {"b": [1.0, 2.0, 3.0]}, steps=1)["a"]) == 3
 
