@@ -28,8 +28,7 @@ def beside(path: Path) -> Iterator[Path]:
     The partial file lies in the same folder, so that a rename is one step, and is named after host and process, so that
     two processes on one path do each other no harm. What killed processes of this host left of `path` is removed.
     """
-    for old in _left_behind(path):
-        old.unlink(missing_ok=True)
+    sweep(path)
     partial = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         yield partial
@@ -42,6 +41,12 @@ def beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a disk that fails says so above
             partial.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes of this host that were killed left of a file that they did not finish."""
+    for old in _left_behind(path):
+        old.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

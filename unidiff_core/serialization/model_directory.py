@@ -39,6 +39,7 @@ from unidiff_core.serialization.description import Description, ModelDirectoryEr
 FORMAT = 1
 CONFIG, MODEL, AVERAGE = "config.yaml", "model.safetensors", "ema.safetensors"
 CLEAN_STD = "clean_std.yaml"
+FILES = CONFIG, MODEL, AVERAGE, CLEAN_STD
 SUMS = "sha256"
 """The note in a file of weights, or beside them: SHA-256 of its content, and of what in `CONFIG` says what it means.
 
@@ -138,14 +139,23 @@ def save(
     meaning = _meaning(yaml.safe_load(text), registry)
     if not average:
         (folder / AVERAGE).unlink(missing_ok=True)
-    (folder / CLEAN_STD).unlink(missing_ok=True)
+    table = _clean_std_text(description.clean_std, meaning) if description.clean_std else ""
+    if not _is_text(folder / CLEAN_STD, table):  # else it stays, whenever this is killed
+        (folder / CLEAN_STD).unlink(missing_ok=True)
     _write(folder / MODEL, state, meaning)
     if average:
         _write(folder / AVERAGE, average, meaning)
-    if description.clean_std:
-        write_text(folder / CLEAN_STD, _clean_std_text(description.clean_std, meaning))
+    if table:
+        write_text(folder / CLEAN_STD, table)
     write_text(folder / CONFIG, text)
     write_card(folder, description)  # without what was measured of earlier weights
+
+
+def _is_text(path: Path, text: str) -> bool:
+    try:
+        return path.read_text() == text
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _clean_std_text(tables: Mapping[str, CleanStd], meaning: str) -> str:

@@ -30,6 +30,11 @@ class Accumulation(pl.Callback):
         """Remember where it was."""
         self._validated = trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
+    def lacks_validation(self, trainer: pl.Trainer) -> bool:
+        """Whether a validation that was due after the last micro-batch did not come to its end."""
+        ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        return bool(self._due == ready != self._validated)
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from unidiff_core.serialization.model_directory import step_of
+from unidiff_core.foundation.atomic import sweep
+from unidiff_core.serialization.model_directory import FILES, step_of
+from unidiff_core.training.accumulation import Accumulation
 from unidiff_core.training.ema import EMA
 
 LAST = "last.ckpt"
@@ -47,19 +50,46 @@ class ModelDirectory(pl.Callback):
         """Save the result of a run that was finished before, if the directory is not of it."""
         if trainer.strategy.broadcast(step_of(self.folder)) < trainer.global_step:
             self._save(trainer, pl_module, Path(trainer.ckpt_path or "").name)
+        for name in FILES:
+            sweep(Path(self.folder) / name)
 
 
 class KeepLast(pl.Callback):
     """Keeps the end of the run as ``last.ckpt``, whatever the interval of checkpoints: what is finished stays finished.
 
-    For each ModelCheckpoint with `save_last`. `unidiffuser fit` puts it before all other callbacks.
+    For each ModelCheckpoint with `save_last`. A run that is finished may not have ended: it was killed after it had
+    saved its last step, before the validation that was due then, or under another name. All that is made up for when it
+    is called again. `unidiffuser fit` puts this before all other callbacks.
     """
+
+    def __init__(self) -> None:
+        self._ended = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """It may be fitted again."""
+        self._ended = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, unless it is saved."""
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.save_last and callback.dirpath:
-                _save_last_of(trainer, callback)
+        for callback in _keeping_last(trainer):
+            _save_last_of(trainer, callback)
+        self._ended = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End a run that was finished before, but not ended; leave no half of a file."""
+        paths = [Path(row.dirpath or "") / LAST for row in _keeping_last(trainer)]
+        steps = [trainer.strategy.broadcast(_step_of(path)) for path in paths]
+        if steps and not self._ended and max(steps) <= trainer.global_step:  # else it goes on from an old checkpoint
+            rows = [row for row in trainer.callbacks if isinstance(row, Accumulation)]  # type: ignore[attr-defined]
+            lacks_validation = any(row.lacks_validation(trainer) for row in rows)
+            if lacks_validation:
+                trainer.validating = True
+                trainer.fit_loop.epoch_loop.val_loop.run()
+                trainer.training = True
+            if lacks_validation or min(steps) < trainer.global_step:
+                self.on_train_end(trainer, pl_module)
+        for path in paths:
+            sweep(path)
 
 
 def save_last(trainer: pl.Trainer) -> Path | None:
@@ -84,6 +114,19 @@ def _save_last_of(trainer: pl.Trainer, callback: ModelCheckpoint) -> Path:
     trainer.save_checkpoint(path)
     callback._last_global_step_saved = trainer.global_step
     return path
+
+
+def _keeping_last(trainer: pl.Trainer) -> list[ModelCheckpoint]:
+    callbacks = [row for row in trainer.checkpoint_callbacks if isinstance(row, ModelCheckpoint)]
+    return [row for row in callbacks if row.save_last and row.dirpath]
+
+
+def _step_of(path: Path) -> int:
+    """The step of a checkpoint; −1 if it cannot be read."""
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception:  # torch and zipfile name a dozen kinds of damage
+        return -1
 
 
 def _saved_now(trainer: pl.Trainer) -> str | None:

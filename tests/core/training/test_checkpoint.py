@@ -7,13 +7,20 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
-from tests.core.tiny import loader, make, trainer, weights
+from tests.core.tiny import Pairs, loader, make, trainer, weights
 from unidiff_core import UniDiffuser
-from unidiff_core.training.checkpoint import ModelDirectory
+from unidiff_core.data.order import InOrder
+from unidiff_core.training.checkpoint import KeepLast, ModelDirectory
+from unidiff_core.training.clean_std import MeasureCleanStd
 from unidiff_core.training.ema import EMA
 
 pytestmark = pytest.mark.usefixtures("registered")
+
+
+def held():
+    return DataLoader(Pairs(), sampler=InOrder(24, 8, rank=0, world=1), batch_size=None)
 
 
 def training_of(folder):
@@ -64,6 +71,48 @@ def test_a_finished_run_whose_directory_is_behind_writes_it_again(tmp_path):
     again = trainer(tmp_path, 4, [EMA(0.9), ModelDirectory(str(folder))])
     again.fit(make(), loader(first=4), ckpt_path=tmp_path / "step=4.ckpt", weights_only=True)
     assert {file: (folder / file).read_bytes() for file in saved[1]} == saved[1]
+
+
+@pytest.mark.parametrize("left", ["behind", "cut off", "gone"])
+def test_a_finished_run_whose_last_checkpoint_is_behind_writes_it_again(tmp_path, left):
+    def run(steps, **options):
+        keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1, save_last=True)
+        done = trainer(tmp_path, steps, [KeepLast(), EMA(0.9), keep], enable_checkpointing=True)
+        done.fit(make(), loader(first=steps if options else 0), **options)
+        return torch.load(tmp_path / "last.ckpt", weights_only=True)
+
+    run(2)
+    behind = (tmp_path / "last.ckpt").read_bytes()
+    expected = run(4)
+    content = {"behind": behind, "cut off": behind[:1000], "gone": None}[left]
+    (tmp_path / "last.ckpt").unlink()
+    if content is not None:
+        (tmp_path / "last.ckpt").write_bytes(content)  # as if killed after step=4.ckpt
+    found = run(4, ckpt_path=tmp_path / "step=4.ckpt", weights_only=True)
+    assert found["global_step"] == 4
+    assert all(torch.equal(found["state_dict"][name], value) for name, value in expected["state_dict"].items())
+    run(2, ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4  # nothing newer is written over
+
+
+def test_a_finished_run_that_was_killed_before_its_last_validation_does_it(tmp_path):
+    def run(**options):
+        keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1, save_last=True)
+        callbacks = [KeepLast(), EMA(0.9), MeasureCleanStd(2), ModelDirectory(str(tmp_path / "run")), keep]
+        model = make()
+        done = trainer(
+            tmp_path, 4, callbacks, enable_checkpointing=True, num_sanity_val_steps=0,
+            val_check_interval=2, check_val_every_n_epoch=None,
+        )  # fmt: skip
+        done.fit(model, loader(first=4 if options else 0), held(), **options)
+        return done.callback_metrics, (tmp_path / "run/clean_std.yaml").read_bytes()
+
+    losses, table = run()
+    for name in ("last.ckpt", "run/clean_std.yaml", "run/config.yaml"):
+        (tmp_path / name).unlink()
+    again, table_again = run(ckpt_path=tmp_path / "step=4.ckpt", weights_only=True)
+    assert again["validation/loss"] == losses["validation/loss"] and table_again == table
+    assert training_of(tmp_path / "run")["step"] == 4 and (tmp_path / "last.ckpt").is_file()
 
 
 def test_a_fast_dev_run_writes_nothing(tmp_path):
