@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUNS ?= runs
 RECIPE := recipes/digits
 
-.PHONY: demo audio emoji finetune missing unpaired tokens table test bench lint acceptance faults clean
+.PHONY: demo audio emoji finetune missing unpaired tokens table test bench lint acceptance faults endurance clean
 
 # QUICK=1 is the same demo with less data, fewer steps and fewer samples, in a run of its own. Its samples are rough: colours
 # and sentences are right, digits are not read yet.
@@ -122,6 +122,11 @@ faults: .venv/.installed  ## inject faults and write the scoreboard into docs/re
 
 bench: .venv/.installed  ## side by side with diffusers and plain loops, into docs/performance.md; nothing else should run
 	$(BIN)/python benchmarks/performance.py
+
+MINUTES ?= 60
+
+endurance: .venv/.installed  ## after `make demo`: MINUTES of training with kills, bad shards and NaNs, beside a clean run
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.endurance --minutes $(MINUTES)
 
 lint: .venv/.installed  ## style, types, import contracts
 	$(BIN)/ruff check .
