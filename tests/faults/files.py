@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -22,10 +23,11 @@ from safetensors.torch import load_file
 from tests.faults import training
 from tests.faults.scoreboard import Fault, Outcome
 from unidiff_core import UniDiffuser
+from unidiff_core.data.samples import StoredDataset
 from unidiff_core.serialization.description import ModelDirectoryError, describe_codecs
 from unidiff_core.training.newest import DamagedError, verify
 
-FILES = ("last.ckpt", "model.safetensors", "ema.safetensors", "config.yaml", "clean_std.yaml")
+FILES = ("last.ckpt", "model.safetensors", "ema.safetensors", "config.yaml", "clean_std.yaml", "latents")
 RARE = 9
 """One of so many faults is of a kind that trains."""
 
@@ -56,20 +58,23 @@ def _flip(content: bytearray, where: float) -> None:
 
 
 @functools.cache
-def _trained() -> tuple[Path, UniDiffuser, dict[str, dict[str, torch.Tensor]]]:
+def trained() -> tuple[Path, UniDiffuser, dict[str, dict[str, torch.Tensor]]]:
     """A folder with a training's files, its model, and what each file of weights holds."""
     folder = Path(tempfile.mkdtemp(prefix="faults"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     training.prepare(folder)
-    training.train(folder, "--trainer.callbacks+={class_path: MeasureCleanStd, init_args: {num_bins: 4}}")
+    training.train(folder)
     held = {name: load_file(folder / f"run/{name}.safetensors") for name in ("model", "ema")}
     return folder / "run", UniDiffuser.from_pretrained(folder / "run", allow_hub=True), held
 
 
 def _damaged(file: str, damage: Callable[[bytearray, float], None], where: float, folder: Path) -> Outcome:
-    run, model, held = _trained()
+    run, model, held = trained()
+    if file == "latents":
+        return _damaged_latents(run.parent / file, damage, where, folder)
     content = bytearray((run / file).read_bytes())
     damage(content, where)
-    for name in FILES[1:]:
+    for name in FILES[1:5]:
         shutil.copy(run / name, folder / name)
     (folder / file).write_bytes(content)
     try:
@@ -89,6 +94,23 @@ def _damaged(file: str, damage: Callable[[bytearray, float], None], where: float
     pairs = [(row[key], then[name][key]) for name, row in now.items() for key in row]
     changed = [place for place, old in pairs if place != old]
     return Outcome.SILENT if any(Path(place).exists() for place in changed) else Outcome.DETECTED
+
+
+def _damaged_latents(source: Path, damage: Callable[[bytearray, float], None], where: float, folder: Path) -> Outcome:
+    """A shard that was read before, and whose size and time are as they were: an index of it is kept."""
+    shutil.copytree(source, folder / "latents")
+    (path,) = (folder / "latents").glob("*.tar")
+    then = path.stat()
+    clean = StoredDataset.at(folder / "latents").everything()
+    content = bytearray(path.read_bytes())
+    damage(content, where)
+    path.write_bytes(content)
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    try:
+        read = StoredDataset.at(folder / "latents").everything()
+    except ValueError:
+        return Outcome.DETECTED
+    return Outcome.SURVIVED if training.same(read, clean) else Outcome.SILENT
 
 
 class PowerCut:
@@ -133,12 +155,13 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def cut_after(step: int) -> None:
     """Have the power cut after a step, in this process."""
-    power = PowerCut()
-    power.watched().__enter__()
+    power, watching = PowerCut(), contextlib.ExitStack()
+    watching.enter_context(power.watched())
     advance = UniDiffuser.training_step
 
     def training_step(self: UniDiffuser, batch: object) -> torch.Tensor:
         if self.global_step == step:
+            watching.close()  # named here, or it would be closed as soon as nothing holds it
             power.happen()
             os._exit(9)
         return advance(self, batch)  # type: ignore[arg-type]
@@ -151,9 +174,8 @@ def _power_cut(draw: int, folder: Path) -> Outcome:
     training.prepare(folder)
     step = 4 + draw % (training.STEPS - 4)
     training.Child(folder, before=partial(cut_after, step)).wait()
-    for path in (folder / "run").iterdir():
-        if path.suffix == ".ckpt" and not path.stat().st_size:
-            return Outcome.SILENT
+    if any(path.is_file() and not path.stat().st_size for path in (folder / "run").iterdir()):
+        return Outcome.SILENT
     said = training.Child(folder)
     code = said.wait()
     if code or "skipped" in said.said:

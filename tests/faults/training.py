@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
+import itertools
 import os
 import signal
 import socket
@@ -17,13 +17,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tests.command import _be_the_command
 from tests.faults.scoreboard import Outcome
 from unidiff_core.cli import fit
-from unidiff_core.data.shard import MANIFEST, write_shards
+from unidiff_core.data.shard import write_manifest, write_shard
+from unidiff_core.serialization.model_directory import SUMS
 
 SHAPES = {"image.ae": (4, 2, 2), "image.clip": (3,), "text.states": (3, 5)}
 CODECS = {
@@ -51,6 +53,7 @@ trainer:
   enable_model_summary: false
   callbacks:
   - {{class_path: EMA, init_args: {{decay: 0.9}}}}
+  - {{class_path: MeasureCleanStd, init_args: {{num_bins: 2}}}}
   - {{class_path: ModelDirectory, init_args: {{folder: run}}}}
   - class_path: ModelCheckpoint
     init_args: {{dirpath: run, save_last: true, every_n_train_steps: 3, save_top_k: -1, filename: "{{step}}"}}
@@ -67,24 +70,19 @@ def prepare(folder: Path, sizes: Sequence[int] = (NUM,)) -> None:
 
 
 def write_latents(folder: Path, sizes: Sequence[int]) -> None:
-    """Stored latents in shards of these sizes, and the manifest that names their codecs."""
+    """Stored latents in shards of these sizes, of which one may be 0, and the manifest that names their codecs."""
     generator = torch.Generator().manual_seed(sum(sizes))
-    shards: list[dict[str, object]] = []
-    number = 0
-    for place, size in enumerate(sizes):
-        rows = []
-        for _ in range(size):
-            stored = {key: torch.randn(shape, generator=generator) for key, shape in SHAPES.items()}
-            rows.append({"__key__": f"{number:03d}", "safetensors": save(stored)})
-            number += 1
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            write_shards(Path(part), iter(rows))
-            (row,) = json.loads((Path(part) / MANIFEST).read_text())["shards"] or [None]
-            folder.mkdir(exist_ok=True)
-            name = f"{place:06d}.tar"
-            (Path(part) / row["name"]).rename(folder / name)
-            shards.append(row | {"name": name})
-    (folder / MANIFEST).write_text(json.dumps({"shards": shards, "codecs": CODECS}))
+    rows = (
+        {
+            "__key__": f"{number:03d}",
+            "safetensors": save({key: torch.randn(shape, generator=generator) for key, shape in SHAPES.items()}),
+        }
+        for number in itertools.count()
+    )
+    shards = [
+        write_shard(folder / f"{place:05d}.tar", itertools.islice(rows, size)) for place, size in enumerate(sizes)
+    ]
+    write_manifest(folder, shards, codecs=CODECS)
 
 
 @functools.cache
@@ -105,12 +103,19 @@ class Child:
         *options: of the command line, after the configuration.
         before: called in the child before the command.
         env: variables for it.
+        config: of the command.
     """
 
     def __init__(
-        self, folder: Path, *options: str, before: Callable[[], None] = lambda: None, env: dict[str, str] | None = None
+        self,
+        folder: Path,
+        *options: str,
+        before: Callable[[], None] = lambda: None,
+        env: dict[str, str] | None = None,
+        config: str = "fit.yaml",
     ) -> None:
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 — read while it runs
+        self._code: int | None = None
         self.process = os.fork()
         if self.process == 0:
             with contextlib.suppress(OSError):
@@ -120,13 +125,24 @@ class Child:
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
-            arguments = ["fit", "-c", "fit.yaml", *options]
+            arguments = ["fit", "-c", config, *options]
             _be_the_command(arguments, self._out.fileno(), self._err.fileno(), folder, env or {})
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs."""
-        found, status = os.waitpid(self.process, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if found else None
+        if self._code is None:
+            found, status = os.waitpid(self.process, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if found else None
+        return self._code
+
+    def kill(self) -> int:
+        """Kill it and its own children; its exit code, −9 unless it had ended before."""
+        while self.poll() is None:
+            with contextlib.suppress(OSError):
+                os.killpg(self.process, signal.SIGKILL)
+            time.sleep(0.001)
+        assert self._code is not None
+        return self._code
 
     def wait(self, timeout: float = 120.0) -> int:
         """Its exit code.
@@ -139,8 +155,7 @@ class Child:
             if (code := self.poll()) is not None:
                 return code
             time.sleep(0.005)
-        os.killpg(self.process, signal.SIGKILL)
-        os.waitpid(self.process, 0)
+        self.kill()
         raise TimeoutError(f"a training did not end within {timeout:.0f} s; it said: {self.said[-2000:]}")
 
     @property
@@ -190,11 +205,13 @@ def train(folder: Path, *options: str, **more: object) -> str:
 
 
 def result(folder: Path) -> dict[str, Tensor]:
-    """All that a training leaves: weights and average of the model directory, and the last checkpoint's tensors."""
+    """All that a training leaves: the model directory's tensors and table, and the last checkpoint's tensors."""
     checkpoint = torch.load(folder / "run/last.ckpt", weights_only=True)
     found = {f"step/{checkpoint['global_step']}": torch.tensor(checkpoint["global_step"])}
     for name in ("model", "ema"):
         found |= {f"{name}/{key}": value for key, value in load_file(folder / f"run/{name}.safetensors").items()}
+    rows = yaml.safe_load((folder / "run/clean_std.yaml").read_text())
+    found |= {f"clean_std/{key}": torch.tensor(points) for key, points in rows.items() if key != SUMS}
     found |= {f"weights/{key}": value for key, value in checkpoint["state_dict"].items()}
     found |= {f"average/{key}": value for key, value in checkpoint["callbacks"]["EMA"]["average"].items()}
     for number, row in checkpoint["optimizer_states"][0]["state"].items():
