@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +35,8 @@ from unidiff_core.sampling.call import batches, latents_of
 from unidiff_core.sampling.given import Given, conditions_of
 from unidiff_core.sampling.loop import OnStep, sample
 from unidiff_core.sampling.options import SamplingOptions
-from unidiff_core.sampling.spec import TimestepSpec
-from unidiff_core.serialization.description import Description, describe
+from unidiff_core.sampling.spec import SpecError, TimestepSpec
+from unidiff_core.serialization.description import Description, ModelDirectoryError, describe
 from unidiff_core.serialization.hub import located
 from unidiff_core.serialization.model_directory import load_weights, read_description, save
 from unidiff_core.training.accumulation import Accumulation
@@ -78,6 +79,8 @@ class UniDiffuser(pl.LightningModule):
     """Licence that the weights came under; kept with them by model directories."""
     sources: tuple[str, ...] = ()
     """Where the weights came from."""
+    sampling: SamplingOptions = SamplingOptions()
+    """How this model is sampled where nothing else is said."""
 
     def __init__(
         self,
@@ -95,6 +98,7 @@ class UniDiffuser(pl.LightningModule):
         given = modalities or {}
         known = start.describe() if start else Description({}, {}, "elements")
         self.licence, self.sources = known.licence, known.sources  # what is trained from them stays under it
+        self.sampling = _sampling_of(known)
         self.modalities = known.modalities | given  # a plain dict: frozen codecs are not part of the module's state
         if not self.modalities:
             raise ValueError("a UniDiffuser needs at least one modality")
@@ -391,7 +395,7 @@ class UniDiffuser(pl.LightningModule):
             spec: ``"image | text"``, say; see `TimestepSpec`.
             given: modality → one raw sample, for all, or `num` of them; or full stream name → latents ``[b, ...]``.
             num: number of samples; as many as are given, or one.
-            options: how to sample.
+            options: how to sample; as this model says (`sampling`) if not given.
             on_step: told of each step, counted over all batches; True ends its batch there.
             latents: whether to return latents, which can be given again, and not to decode.
             states: full stream name → ``[b, ...]``: states at the start of their paths, as an inversion returns them.
@@ -406,7 +410,7 @@ class UniDiffuser(pl.LightningModule):
             SpecError: if spec and given do not fit together.
             UnknownNameError: if a solver is not known.
         """
-        options = SamplingOptions.changed(options, changes, "sample()")
+        options = SamplingOptions.changed(options or self.sampling, changes, "sample()")
         spec = TimestepSpec.parse(spec, self.modalities)
         more: dict[str, Any] = {"states": states, "against": against, "on_step": on_step}
         if latents:
@@ -440,7 +444,8 @@ class UniDiffuser(pl.LightningModule):
         """
         if name := non_finite(dict(self.named_parameters())):
             raise NonFiniteError(f"the weights are not finite, {name} for one: there is nothing to sample from them")
-        values = more.pop("conditions", (options or SamplingOptions()).conditions)
+        options = options or self.sampling
+        values = more.pop("conditions", options.conditions)
         conditions = conditions_of(values, self.backbone.conditions, num, self.device)
         training = self.training
         self.eval()
@@ -469,8 +474,12 @@ class UniDiffuser(pl.LightningModule):
             ValueError: if the backbone is of a class that no plugin registered.
         """
         backbone = describe(self.backbone, load_plugins())
+        default = SamplingOptions()
+        rows = {row.name: getattr(self.sampling, row.name) for row in fields(SamplingOptions)}
+        sampling = {name: value for name, value in rows.items() if value != getattr(default, name)}
+        SamplingOptions.read(sampling)  # plain data alone
         return Description(
-            self.modalities, backbone, self.objective.balance, self.licence, self.sources, self.clean_std
+            self.modalities, backbone, self.objective.balance, self.licence, self.sources, self.clean_std, sampling
         )
 
     def save_pretrained(
@@ -529,5 +538,12 @@ class UniDiffuser(pl.LightningModule):
         make = partial(description.make_backbone, is_empty=is_empty)
         model = cls(description.modalities, make, balance=description.balance)
         model.licence, model.sources = description.licence, description.sources
-        model.clean_std = dict(description.clean_std)
+        model.clean_std, model.sampling = dict(description.clean_std), _sampling_of(description)
         return model
+
+
+def _sampling_of(description: Description) -> SamplingOptions:
+    try:
+        return SamplingOptions.read(description.sampling)
+    except SpecError as error:
+        raise ModelDirectoryError(f"the section `sampling` of a model directory: {error}") from error

@@ -236,6 +236,24 @@ def test_the_imported_network_predicts_what_diffusers_does(directories, version)
         assert largest_difference(ours, theirs, inputs(i), *TIMES[i % len(TIMES)]) <= 1e-5
 
 
+def test_it_is_sampled_as_the_original_is_where_nothing_is_said(directories):
+    models = {version: load(directory) for version, directory in directories.items()}
+    for version, model in models.items():
+        options = model.sampling
+        assert (options.guidance, options.steps, options.redraws_noise) == (7.0, 50, True)
+        assert options.solver == "DiffusersSolver(DPMSolverSinglestepScheduler, 3)"
+        assert options.conditions == ({"data_type": 1} if version == "v1" else {})
+    text = {"text.states": torch.ones(1, LENGTH, STATE_WIDTH)}
+
+    def drawn(**changes):
+        return models["v1"].sample("image | text", text, latents=True, **{"steps": 4} | changes)["image.clip"]
+
+    said = {"guidance": 7.0, "redraws_noise": True, "solver": models["v1"].sampling.solver}
+    assert torch.equal(drawn(), drawn(conditions={"data_type": 1}, **said))
+    for change in ({"conditions": {"data_type": 0}}, {"redraws_noise": False}, {"guidance": 6.0}):
+        assert not torch.allclose(drawn(), drawn(**change), atol=1e-4), change
+
+
 def test_another_resolution_is_the_network_with_resized_positions(directories):
     """diffusers cannot resize; its network of that size is given positions that are resized here."""
     ours, native, theirs = load(directories["v1"]).backbone, their_network(), their_network()

@@ -53,7 +53,7 @@ def chain(
         SpecError: if a spec holds what is neither given nor solved before, a value is given that none uses, or there
             is nothing to do.
     """
-    options = SamplingOptions.changed(options, changes, "chain()")
+    options = SamplingOptions.changed(options or model.sampling, changes, "chain()")
     parsed = [TimestepSpec.parse(spec, model.modalities) for spec in specs] * rounds
     if not parsed:
         raise SpecError("a chain is of one spec and one round at least")

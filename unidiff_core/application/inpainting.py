@@ -73,7 +73,7 @@ def inpaint(
         SpecError: if spec, given and regions do not fit together, or resampling does not go with the path.
         ValueError: if a region is none of its codec.
     """
-    options = replace(options or SamplingOptions(), **changes)
+    options = SamplingOptions.changed(options or model.sampling, changes, "inpaint()")
     spec = TimestepSpec.parse(spec, model.modalities)
     values, num = values_of(given, num, model.shapes)
     masked = {modality_of(key) for key in regions}

@@ -74,7 +74,7 @@ def interpolate(
         SpecError: if an end lacks the modality or has what is not asked for, a process cannot be inverted, or has
             symbols, between which there is nothing.
     """
-    options = SamplingOptions.changed(options, changes, "interpolate()")
+    options = SamplingOptions.changed(options or model.sampling, changes, "interpolate()")
     _check(model, name, ends, through, frames)
     groups = [values_of(end, None, model.shapes) for end in ends]
     if (num := groups[0][1]) != groups[1][1]:

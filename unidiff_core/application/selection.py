@@ -57,9 +57,8 @@ def best_of(
     if values.latents:
         raise SpecError("best_of takes raw values, which the score is told of")
     repeated = {name: [raw for raw in raws for _ in range(n)] for name, raws in values.raws.items()}
-    drawn = model.sample(
-        spec, repeated, num * n, options=SamplingOptions.changed(options, changes, "best_of()"), on_step=on_step
-    )
+    options = SamplingOptions.changed(options or model.sampling, changes, "best_of()")
+    drawn = model.sample(spec, repeated, num * n, options=options, on_step=on_step)
     scores = torch.as_tensor(score(drawn, repeated), dtype=torch.float64)
     if scores.shape != (num * n,) or scores.isnan().any():
         raise SpecError(f"the score gives {tuple(scores.shape)} for {num * n} candidates; it is a number for each")

@@ -71,6 +71,6 @@ def vary(
     Raises:
         SpecError: if cycle and given do not fit together.
     """
-    options = SamplingOptions.changed(options, changes, "vary()")
+    options = SamplingOptions.changed(options or model.sampling, changes, "vary()")
     *_, last = chain(model, specs_of(cycle), given, num, options=options, on_step=on_step)
     return last

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +64,22 @@ def parsed(parser: Parser, argv: Sequence[str]) -> Any:
 
     if not {"-h", "--help"} & {*argv}:  # which needs none of them, and answers at once
         load_plugins()
-    return parser.instantiate_classes(parser.parse_args(tidied(parser, argv)))
+    words = tidied(parser, argv)
+    options = parser.instantiate_classes(parser.parse_args(words))
+    options["said"] = [*vars(parser.parse_args(words, defaults=False))]
+    return options
 
 
-def sampling_of(options: Any) -> SamplingOptions:
-    """How to sample."""
+def sampling_of(options: Any, model: UniDiffuser) -> SamplingOptions:
+    """How to sample: as was said, and else as the model does, which is told where it is not as usual."""
     from unidiff_core.sampling.options import SamplingOptions
 
-    return SamplingOptions(**{row.name: options[row.name] for row in fields(SamplingOptions) if row.name in options})
+    names = [row.name for row in fields(SamplingOptions) if row.name in options]
+    default, said = SamplingOptions(), {name: options[name] for name in names if name in options["said"]}
+    own = {name: getattr(model.sampling, name) for name in names if name not in said}
+    if told := [f"{name} {value}" for name, value in own.items() if value != getattr(default, name)]:
+        print(f"as {options.model} says where nothing is said: {', '.join(told)}", file=sys.stderr, flush=True)
+    return replace(model.sampling, **said)
 
 
 def load_model(options: Any) -> UniDiffuser:

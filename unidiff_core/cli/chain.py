@@ -61,7 +61,9 @@ def run(argv: Sequence[str]) -> None:
     options = parsed(_parser(), argv)
     model = load_model(options)
     specs = [mapping_of(spec, "SPEC") if spec.lstrip().startswith("{") else spec for spec in options.specs]
-    run_chain(model, specs, given_of(options.given, model), options, sampling_of(options), "chain", options.rounds)
+    run_chain(
+        model, specs, given_of(options.given, model), options, sampling_of(options, model), "chain", options.rounds
+    )
 
 
 def run_chain(

@@ -67,7 +67,8 @@ def run(argv: Sequence[str]) -> None:
 
     from unidiff_core.application.inpainting import inpaint
 
-    sampling, model = sampling_of(options), load_model(options)
+    model = load_model(options)
+    sampling = sampling_of(options, model)
     spec: Any = options.text_spec
     spec = mapping_of(spec, "SPEC") if spec.lstrip().startswith("{") else spec
     regions = {}

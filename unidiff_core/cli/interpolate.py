@@ -53,7 +53,8 @@ def run(argv: Sequence[str]) -> None:
 
     from unidiff_core.application.interpolation import interpolate
 
-    sampling, model = sampling_of(options), load_model(options)
+    model = load_model(options)
+    sampling = sampling_of(options, model)
     ends = given_of(options.start, model, "--start"), given_of(options.end, model, "--end")
     through = [name.strip() for name in options.through.split(",") if name.strip()]
     with progress(f"interpolate {options.name}", 100, "percent", transient=True) as show:

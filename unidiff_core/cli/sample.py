@@ -80,7 +80,8 @@ def run(argv: Sequence[str]) -> None:
     from unidiff_core.foundation.latents import modality_of
     from unidiff_core.sampling.spec import TimestepSpec
 
-    sampling, model = sampling_of(options), load_model(options)
+    model = load_model(options)
+    sampling = sampling_of(options, model)
     timestep_spec = TimestepSpec.parse(spec, model.modalities)
     given, against = given_of(options.given, model), given_of(options.against, model, "--against")
     states = read_latents(options.states, model) if options.states else {}

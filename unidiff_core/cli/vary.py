@@ -39,4 +39,6 @@ def run(argv: Sequence[str]) -> None:
     from unidiff_core.cli.chain import run_chain
 
     model = load_model(options)
-    run_chain(model, specs_of(options.cycle), given_of(options.given, model), options, sampling_of(options), "vary")
+    run_chain(
+        model, specs_of(options.cycle), given_of(options.given, model), options, sampling_of(options, model), "vary"
+    )

@@ -37,7 +37,8 @@ class SamplingOptions:
     batch_size: int = 256
     """Samples at a time; it changes speed and memory, not the samples."""
     redraws_noise: bool = False
-    """Give ignored modalities fresh noise at each step, as the released code does, in place of one fixed draw."""
+    """Draw the noise of what is ignored, or silenced by guidance, anew at each evaluation, as the released code does,
+    in place of one draw that is kept."""
     drop_ignored: bool = False
     """Leave what is ignored, or silenced by guidance, out of the network's input in place of noise at T. Cheaper; for
     networks that were trained with drop_ignored."""
@@ -86,6 +87,24 @@ class SamplingOptions:
             raise TypeError(f"the options of {owner} are SamplingOptions, not {options!r}; or give each by its name")
         check_known(changes, [row.name for row in fields(SamplingOptions)], owner)
         return replace(options, **changes)
+
+    @classmethod
+    def read(cls, rows: Mapping[str, Any]) -> SamplingOptions:
+        """From plain data by name, as a model directory holds it.
+
+        Raises:
+            SpecError: if an option is not known, can be given from Python alone, or is of another kind.
+        """
+        known = [row.name for row in fields(cls) if row.name != "constrain"]
+        for name in rows:
+            if name not in known:
+                raise SpecError(f"{name!r} is no option of sampling; known: {', '.join(known)}")
+        if not isinstance(rows.get("solver"), str | Mapping | None):
+            raise SpecError(f"solver is a name or one for each modality, not {rows['solver']!r}")
+        try:
+            return cls(**rows)
+        except ValueError as error:
+            raise SpecError(str(error)) from error
 
     def solvers_for(self, spec: TimestepSpec, processes: Mapping[str, ForwardProcess]) -> dict[str, Solver | None]:
         """The solver of each modality that a spec solves.

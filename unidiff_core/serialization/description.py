@@ -86,6 +86,7 @@ class Description:
         licence: that the weights came under.
         sources: where they came from.
         clean_std: full stream name → how far clean estimates are from clean values, as far as it was measured.
+        sampling: options of sampling by name, where this model has defaults of its own.
     """
 
     modalities: dict[str, Modality]
@@ -94,6 +95,7 @@ class Description:
     licence: str | None = None
     sources: tuple[str, ...] = ()
     clean_std: Mapping[str, CleanStd] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def make_backbone(self, ports: Ports, *, is_empty: bool = False) -> Backbone:
         """The network for these ports, freshly initialised.

@@ -45,7 +45,7 @@ SUMS = "sha256"
 
 One note, as safetensors writes several in any order, and what is written twice is to be the same file.
 """
-NOTES = ("licence", "sources", "training")
+NOTES = ("licence", "sources", "training", "sampling")
 """What in `CONFIG` changes nothing of what weights mean."""
 LONGEST, MOST_VALUES, DEEPEST = 2**22, 100_000, 50
 """Bytes, values and levels of a configuration that is read."""
@@ -68,6 +68,7 @@ def _config_of(description: Description, folder: Path, registry: Registry) -> di
         "modalities": modalities,
         "backbone": description.backbone,
         "balance": description.balance,
+        **({"sampling": dict(description.sampling)} if description.sampling else {}),
     }
 
 
@@ -99,7 +100,7 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _meaning(config: Mapping[str, Any], registry: Registry) -> str:
-    """SHA-256 of a configuration, but for where codecs' weights lie, the licence, and the record of the training."""
+    """SHA-256 of a configuration, but for where codecs' weights lie, and what is in `NOTES`."""
     kept = {key: value for key, value in config.items() if key not in NOTES}
     kept["modalities"] = {}
     for name, row in config["modalities"].items():
@@ -330,6 +331,9 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
         raise ModelDirectoryError(
             f"{folder / CONFIG}: licence is a text and sources a list, not {licence!r}, {sources!r}"
         )
+    sampling = config.get("sampling") or {}
+    if not isinstance(sampling, dict) or not all(isinstance(name, str) for name in sampling):
+        raise ModelDirectoryError(f"{folder / CONFIG}: sampling is a mapping of options by name, not {sampling!r}")
     description = Description(
         modalities,
         backbone,
@@ -337,6 +341,7 @@ def read_description(folder: str | Path, *, allow_hub: bool = False) -> Descript
         licence,
         tuple(map(str, sources)),
         _read_clean_std(folder / CLEAN_STD, _meaning(config, registry)),
+        sampling,
     )
     if licence:
         # A warning, as it binds whoever passes the weights on, fine-tuned ones too, and is seen without any setting.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.core.tiny import make
@@ -150,3 +152,42 @@ def test_two_specs_or_a_gpu_that_is_not_there_are_refused(capsys):
         with pytest.raises(SystemExit) as exit:
             main(arguments)
         assert exit.value.code == 2 and says in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_not_said_is_as_the_model_says(tmp_path, registered, capsys):
+    made = make()
+    made.sampling = SamplingOptions(steps=3, guidance=2.0, redraws_noise=True)
+    made.save_pretrained(tmp_path / "model")
+    loaded = UniDiffuser.from_pretrained(tmp_path / "model")
+    assert loaded.sampling == made.sampling
+    (tmp_path / "value.num").write_text("0.25")
+    given = (f"--given=b={tmp_path / 'value.num'}", f"--out={tmp_path / 'out'}", "--num=2")
+    options = {"steps": 3, "guidance": 2.0, "redraws_noise": True}
+    for said, changed in (
+        ([], {}),
+        (["--guidance=0"], {"guidance": 0.0}),
+        (["--redraws_noise", "false"], {"redraws_noise": False}),
+    ):
+        run([str(tmp_path / "model"), "a | b", *given, *said])
+        found = [float(path.read_text()) for path in sorted((tmp_path / "out/a").iterdir())]
+        assert found == make().sample("a | b", {"b": 0.25}, 2, **options | changed)["a"]
+    assert found == loaded.sample("a | b", {"b": 0.25}, 2, redraws_noise=False)["a"]
+    assert "says where nothing is said: steps 3, guidance 2.0, redraws_noise True" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("{strength: 2}", "'strength' is no option of sampling; known: steps, solver"),
+        ("{constrain: x}", "'constrain' is no option"),
+        ("{steps: many}", "steps is a whole number, at least 1, not 'many'"),
+        ("{guidance: true}", "guidance is a finite number, not True"),
+        ("[steps]", "sampling is a mapping of options by name"),
+    ],
+)
+def test_a_section_of_sampling_that_is_none_is_refused(model, section, says, capsys):
+    config = Path(model) / "config.yaml"
+    config.write_text(config.read_text() + f"sampling: {section}\n")
+    with pytest.raises(SystemExit) as exit:
+        main(["sample", model, "a"])
+    assert exit.value.code == 2 and says in " ".join(capsys.readouterr().err.split())
