@@ -106,8 +106,8 @@ table: .venv/.installed  ## a table's cells, hidden at random and filled in by s
 	$(BIN)/unidiffuser fit -c recipes/table/fit.yaml
 	$(BIN)/python benchmarks/table.py runs/table recipes/table/fit.yaml --json runs/table/table.json
 
-demonstrations: .venv/.installed  ## after `make demo`: each process against another, to runs/demonstrations
-	for name in cold masked edited encoded clean_std; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/demonstrations/$$name.py || exit 1; done
+demonstrations: .venv/.installed  ## after `make demo` and `make tokens`: each process against another, to runs/demonstrations
+	for name in cold masked edited encoded clean_std mixed; do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/demonstrations/$$name.py || exit 1; done
 
 JOBS ?= 2
 
