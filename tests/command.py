@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping
+from multiprocessing.util import _run_after_forkers
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,7 @@ def _be_the_command(arguments: list[str], out: int, err: int, cwd: Path | None, 
         warnings.showwarning = _show_warning  # in place of pytest's, which records them
         warnings.filters.insert(0, ("ignore", None, DeprecationWarning, None, 0))  # type: ignore[attr-defined]
         torch.set_num_threads(1)  # a pool of threads does not survive a fork
+        _run_after_forkers()  # nor does the thread that hands tensors of workers on, which another test may have begun
         os.environ.update({"COLUMNS": "200", "HF_HUB_OFFLINE": "1", **env})
         sys.path[:0] = [place for place in env.get("PYTHONPATH", "").split(os.pathsep) if place]
         os.chdir(cwd or ".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
-from unidiff_core.foundation.distributed import is_lost
+from unidiff_core.foundation.distributed import is_lost, leave_group
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
 from unidiff_core.training.checkpoint import KeepLast
@@ -234,4 +235,5 @@ def prepare() -> None:
 def run(argv: Sequence[str]) -> None:
     """Run the command that `argv` begins with."""
     prepare()
+    atexit.register(leave_group)
     UniDiffuserCLI(argv[0], list(argv[1:])).run()

@@ -23,6 +23,16 @@ def is_lost(error: BaseException) -> bool:
     )
 
 
+def leave_group() -> None:
+    """Leave the group of processes, if this one is in any.
+
+    At the end of a program: threads of gloo that nobody joined abort an interpreter now and then that is through with
+    its work, and torchrun takes that for a failure. Lightning leaves groups of NCCL alone.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def class_of(value: object) -> type:
     """The class that a module was made of: FSDP2 changes it to one that inherits from its own and the module's."""
     cls = type(value)

@@ -79,7 +79,9 @@ class KeepLast(pl.Callback):
         """End a run that was finished before, but not ended; leave no half of a file."""
         paths = [Path(row.dirpath or "") / LAST for row in _keeping_last(trainer)]
         steps = [trainer.strategy.broadcast(_step_of(path)) for path in paths]
-        if steps and not self._ended and max(steps) <= trainer.global_step:  # else it goes on from an old checkpoint
+        # Else it goes on from an old checkpoint, or has not begun.
+        is_finished = bool(trainer.global_step) and max(steps, default=0) <= trainer.global_step
+        if steps and is_finished and not self._ended:
             rows = [row for row in trainer.callbacks if isinstance(row, Accumulation)]  # type: ignore[attr-defined]
             lacks_validation = any(row.lacks_validation(trainer) for row in rows)
             if lacks_validation:
