@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -83,9 +84,18 @@ def sampling_of(options: Any, model: UniDiffuser) -> SamplingOptions:
 
 
 def load_model(options: Any) -> UniDiffuser:
-    """The model of the directory, on its device."""
+    """The model of the directory, on its device.
+
+    Raises:
+        ValueError: if nothing can be written where the samples are to go: it is told before they are drawn.
+    """
     from unidiff_core.system import UniDiffuser
 
+    options.out = options.out.expanduser()  # no shell does it in --out=~/samples
+    there = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "may not be written to" if there.is_dir() else "is a file"
+        raise ValueError(f"--out={options.out} cannot hold samples: {there} {what}; name another folder")
     model = UniDiffuser.from_pretrained(options.model, weights=options.weights, allow_hub=options.allow_hub)
     return model.to(check_device(options.device))
 

@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> None:
     settings.check()
     metrics = [*_metrics_of(config.judge), *config.metrics] or in_features(LatentFeatures())
     model = _load(directory, config.weights, check_device(config.device), allow_hub=config.allow_hub)
-    out = Path(config.out or directory)
+    out = Path(config.out or directory).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     kept = Kept(out / DRAWS, _fingerprint(directory, config.weights))
     evaluation = _evaluate(model, metrics, settings, kept)

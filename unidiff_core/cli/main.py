@@ -6,6 +6,7 @@ import argparse
 import importlib
 import linecache
 import os
+import signal
 import sys
 import textwrap
 import traceback
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with interruptible():
             module = importlib.import_module(f"unidiff_core.cli.{COMMANDS[argv[0]][0]}")
             module.run(argv if COMMANDS[argv[0]][0] == "fit" else argv[1:])
+            sys.stdout.flush()
     except argparse.ArgumentError as error:
         if shows_traceback:
             raise
@@ -103,6 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if said:
             print(f"\nunidiffuser {argv[0]}: {said}", file=sys.stderr)
         sys.exit(stop.code)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor does the interpreter's end complain
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if shows_traceback or not (message := explanation(error)):
             raise

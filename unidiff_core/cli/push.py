@@ -28,9 +28,7 @@ def run(argv: Sequence[str]) -> None:
     options = _parser().parse_args(list(argv))
 
     from unidiff_core.serialization.hub import push, repository
-    from unidiff_core.serialization.model_directory import read_config
 
-    read_config(options.model)
     more = {"datasets": options.datasets, "allow_outside": options.allow_outside}
     if not options.dry_run:
         print(push(options.model, options.repository, private=options.private, **more))

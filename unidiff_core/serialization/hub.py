@@ -67,8 +67,6 @@ def push(
     Raises:
         ModelDirectoryError: if it is no model directory, or the hub refuses it.
     """
-    if not _REPOSITORY.fullmatch(name):
-        raise ModelDirectoryError(f"{name!r} is no name of a repository; write user/name")
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -100,9 +98,11 @@ def repository(folder: Path, name: str, datasets: Sequence[str] = (), *, allow_o
             machine, and what is uploaded is read by others.
 
     Raises:
-        ModelDirectoryError: if it is no model directory, or a codec's weights are not there, or lie elsewhere and may
-            not.
+        ModelDirectoryError: if it is no model directory, the name is none of a repository, or a codec's weights are not
+            there, or lie elsewhere and may not.
     """
+    if not _REPOSITORY.fullmatch(name):
+        raise ModelDirectoryError(f"{name!r} is no name of a repository; write user/name")
     config = read_config(folder)
     with TemporaryDirectory() as temporary:
         target = Path(temporary)

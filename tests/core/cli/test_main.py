@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +35,13 @@ def test_every_command_ends_with_a_sentence_and_the_right_code(monkeypatch, caps
     assert said.startswith(f"unidiffuser {command}: interrupted; ") and "\n" not in said
     assert (seen[0] == signal.SIG_DFL) == (number == signal.SIGINT)  # Ctrl-C once more ends the process at once
     assert [signal.getsignal(row) for row in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "unidiff_core.cli.main", "recipe"], stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

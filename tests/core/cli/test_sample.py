@@ -191,3 +191,19 @@ def test_a_section_of_sampling_that_is_none_is_refused(model, section, says, cap
     with pytest.raises(SystemExit) as exit:
         main(["sample", model, "a"])
     assert exit.value.code == 2 and says in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("command", ["sample", "chain"])
+def test_where_nothing_can_be_written_is_told_before_anything_is_drawn(command, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(UniDiffuser, "sample_latents", lambda *_, **__: pytest.fail("it sampled"))
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(SystemExit) as error:
+            main([command, model, "a", "--out", str(out)])
+        assert error.value.code == 2 and f"--out={out}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_tilde_is_the_users_home(asked, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run([model, "a", "--out=~/samples"])
+    assert (tmp_path / "home/samples/a").is_dir()

@@ -131,6 +131,9 @@ def test_a_dry_run_lists_the_files_and_contacts_nobody(directory, hub, capsys):
         "README.md", "config.yaml", "model.safetensors",
     ]  # fmt: skip
     assert not hub
+    with pytest.raises(SystemExit):
+        main(["push", str(directory), "tiny", "--dry_run"])
+    assert "'tiny' is no name of a repository; write user/name" in capsys.readouterr().err
 
 
 def test_weights_of_codecs_come_along_from_outside_if_that_is_allowed(directory, tmp_path):
