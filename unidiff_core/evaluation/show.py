@@ -54,7 +54,7 @@ class ShowSamples(pl.Callback):
 
     Raises:
         ValueError: if there are no queries, or a number is not positive; when training begins, if a query does not fit
-            the model or holds what validation does not give.
+            the model. One that holds what validation does not give is left out with a warning.
     """
 
     def __init__(
