@@ -15,7 +15,7 @@ recipe = -c $(RECIPE)/$(1).yaml$(if $(QUICK), -c $(RECIPE)_quick/$(1).yaml)
 # stage says how long the rest will take. A short first stage says little of the pace: a quarter of the whole is counted in as
 # if it had taken what it should.
 TAKES := $(if $(QUICK),5 30 28 22 12 80 8 40,8 90 95 45 20 330 8 110)
-BEGAN := $(shell date +%s)
+BEGAN = $(eval BEGAN := $(shell date +%s))$(BEGAN)# read once, by the first stage: what installs comes before
 define stage
 @awk -v stage=$(1) -v what="$(2)" -v takes="$(TAKES)" -v gone=$$(($$(date +%s) - $(BEGAN))) 'BEGIN { \
 	num = split(takes, seconds); for (i = 1; i <= num; i++) if (i < stage) planned += seconds[i]; else left += seconds[i]; \
