@@ -70,6 +70,15 @@ commands, in the order of a recipe:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Exits 2 with a paragraph on stderr if the user's input is wrong."""
+    try:
+        _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor does the interpreter's end complain
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     shows_traceback = "--traceback" in argv[:1]
     argv = argv[shows_traceback:]
@@ -93,7 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with interruptible():
             module = importlib.import_module(f"unidiff_core.cli.{COMMANDS[argv[0]][0]}")
             module.run(argv if COMMANDS[argv[0]][0] == "fit" else argv[1:])
-            sys.stdout.flush()
     except argparse.ArgumentError as error:
         if shows_traceback:
             raise
@@ -105,9 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if said:
             print(f"\nunidiffuser {argv[0]}: {said}", file=sys.stderr)
         sys.exit(stop.code)
-    except BrokenPipeError:  # whoever read the output has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor does the interpreter's end complain
-        sys.exit(128 + signal.SIGPIPE)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if shows_traceback or not (message := explanation(error)):
             raise

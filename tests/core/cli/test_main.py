@@ -37,11 +37,11 @@ def test_every_command_ends_with_a_sentence_and_the_right_code(monkeypatch, caps
     assert [signal.getsignal(row) for row in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
+@pytest.mark.parametrize("words", [["--help"], ["recipe"]])
+def test_a_reader_that_has_seen_enough_is_no_error(words):
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "unidiff_core.cli.main", "recipe"], stdout=write, stderr=subprocess.PIPE
-    )
+    command = [sys.executable, "-m", "unidiff_core.cli.main", *words]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -11,6 +11,7 @@ from unidiff_codecs.released.sizes import diffusers_sizes
 
 from unidiff_core.foundation.stream import Stream
 from unidiff_core.network.backbone import Port
+from unidiff_core.network.packing import Packing
 from unidiff_core.network.tokens import cut, join
 from unidiff_core.network.uvit import UViT, ports_of, timestep_embedding
 
@@ -239,3 +240,11 @@ def test_a_batch_in_which_nobody_has_anything_is_no_error():
     network = UViT(ports_of({"a.x": Stream.vector(3)}), 32, 3, 2)
     prediction = network({"a.x": torch.zeros(2, 3)}, {"a": torch.zeros(2)}, kept={"a": torch.zeros(2).bool()})
     prediction["a.x"].sum().backward()
+
+
+def test_samples_of_one_length_attend_in_one_go():
+    kept = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 1]]).bool()
+    packing = Packing.of(kept)
+    assert packing.runs == [(2, 1), (2, 2)]
+    x = torch.randn(5, 3, 2)
+    assert torch.equal(packing.unpack(packing.pack(x)), x * kept[..., None])

@@ -151,6 +151,16 @@ def test_dropping_gives_each_sample_the_loss_it_has_without_the_modality(tmp_pat
     assert torch.allclose(loss, sum(share * model.training_step(b) for share, b in zip(shares, batches, strict=True)))
 
 
+@pytest.mark.parametrize("takes_kept", [True, False])
+def test_what_a_sample_lacks_is_predicted_as_zero(takes_kept):
+    model, batch = make(drop_ignored=True), next(iter(loader()))
+    model.backbone.takes_kept = takes_kept
+    kept = {"b": torch.arange(16) < 6}
+    latents, times = model.latents(batch), {name: torch.full((16,), 500.0) for name in "ab"}
+    prediction = model.network_on_kept(latents, times, kept | {"a": torch.ones(16).bool()})
+    assert prediction["b.s"][:6].abs().min() > 0 and not prediction["b.s"][6:].any()
+
+
 def test_adding_a_modality_changes_no_draw_of_another():
     batch = next(iter(loader()))
     pair, single = make(), UniDiffuser({"a": Modality(NumberCodec())}, partial(UViT, width=16, depth=3, heads=2))
