@@ -42,6 +42,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(words):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "unidiff_core.cli.main", *words]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=env)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

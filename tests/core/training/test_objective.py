@@ -155,6 +155,7 @@ def test_dropping_gives_each_sample_the_loss_it_has_without_the_modality(tmp_pat
 def test_what_a_sample_lacks_is_predicted_as_zero(takes_kept):
     model, batch = make(drop_ignored=True), next(iter(loader()))
     model.backbone.takes_kept = takes_kept
+    torch.nn.init.ones_(model.backbone.tokens_of("b.s").head.bias)
     kept = {"b": torch.arange(16) < 6}
     latents, times = model.latents(batch), {name: torch.full((16,), 500.0) for name in "ab"}
     prediction = model.network_on_kept(latents, times, kept | {"a": torch.ones(16).bool()})
