@@ -44,7 +44,7 @@ from unidiff_core.training.dropping import predicted_on_kept
 from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
-from unidiff_core.training.learning_rate import Warmup
+from unidiff_core.training.learning_rate import DecayInTime, Warmup
 from unidiff_core.training.objective import Losses, Network, Objective, mean_of, summed
 from unidiff_core.training.resume import Resume
 from unidiff_core.training.sealed import Sealed
@@ -243,7 +243,7 @@ class UniDiffuser(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
         given = self.trainer.callbacks  # type: ignore[attr-defined]
-        needed = (SkipNonFinite, LogSpikes, Resume, Accumulation, Sealed, Signals)
+        needed = (SkipNonFinite, LogSpikes, Resume, DecayInTime, Accumulation, Sealed, Signals)
         return [make() for make in needed if not any(isinstance(row, make) for row in given)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -114,8 +114,12 @@ def test_fit_codec_exports_once_and_on_request_again(arguments, tmp_path, capsys
     before = (tmp_path / "ae/config.json").stat().st_mtime_ns
     run(arguments)
     assert "complete; skipped" in capsys.readouterr().out
-    run([*arguments, "--model.kl=0.5"])
-    assert "ANOTHER configuration" in capsys.readouterr().out
+    run([*arguments, "--trainer.enable_model_summary=true"])
+    assert "complete; skipped" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"another configuration: model\.init_args\.kl was .*, is 0\.5\. Give"):
+        run([*arguments, "--model.kl=0.5"])
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs was 1, is 2"):
+        run([*arguments, "--trainer.max_epochs=2"])
     assert (tmp_path / "ae/config.json").stat().st_mtime_ns == before
     run([*arguments, "--model.kl=0.5", "--overwrite"])
     assert (tmp_path / "ae/config.json").stat().st_mtime_ns != before
@@ -168,6 +172,9 @@ def test_fit_codec_goes_on_after_an_interruption(arguments, tmp_path, capsys, mo
         with pytest.raises(OSError, match="disk full"):
             run(arguments)
     assert not (tmp_path / "ae").exists() and (tmp_path / "ae.partial/last.ckpt").is_file()
-    run(arguments)
-    assert "going on from" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"an unfinished training of another configuration: .*kl was .*, is 0\.5"):
+        run([*arguments, "--model.kl=0.5"])
+    run([*arguments, "--trainer.max_epochs=2"])
+    said = capsys.readouterr().out
+    assert "goes on with other settings: trainer.max_epochs was 1, is 2" in said and "going on from" in said
     assert (tmp_path / "ae/diffusion_pytorch_model.safetensors").is_file()

@@ -26,8 +26,9 @@ from unidiff_core.data.module import OrderedData
 from unidiff_core.foundation.distributed import is_lost, leave_group
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.system import UniDiffuser
-from unidiff_core.training.checkpoint import KeepLast
+from unidiff_core.training.checkpoint import KeepLast, step_in
 from unidiff_core.training.fsdp import FSDP2
+from unidiff_core.training.learning_rate import is_time_over, undecayed
 from unidiff_core.training.newest import NEEDED, newest_verified, verify
 from unidiff_core.training.signals import Stopped
 
@@ -159,6 +160,7 @@ class UniDiffuserCLI(LightningCLI):
         checkpoint = self.checkpoint
         if checkpoint and Path(checkpoint).is_file():
             verify(checkpoint, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])
+        begun = step_in(checkpoint) if checkpoint else -1  # now: it may be written over
         try:
             method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except Stopped as stop:
@@ -175,7 +177,24 @@ class UniDiffuserCLI(LightningCLI):
                 f"{str(error).splitlines()[0]}. ckpt_path: last goes on from the newest checkpoint"
             ) from error
         if self.command == "fit" and self.trainer.is_global_zero:
-            print(f"{self.trainer.global_step} steps done of max_steps {self.trainer.max_steps}")
+            print(self._outcome(begun))
+
+    def _outcome(self, begun: int) -> str:
+        """How far the training has come since step `begun`, what stopped it before its end, and how it goes on."""
+        trainer: Trainer = self.trainer
+        done, most = trainer.global_step, trainer.max_steps
+        said = f"{done} steps done" + (f" of max_steps {most}" if most > 0 else "")
+        if done == begun:
+            said = f"nothing to train: {said}"
+        if is_time_over(trainer):
+            said += "; trainer.max_time is over, which counts earlier sittings of the run"
+            if rate := undecayed(trainer):
+                said += (
+                    f". The learning rate was at {rate:.0%} of its peak: with decay_in_time, Warmup ends with the time"
+                )
+        elif done == begun and 0 < most <= done:
+            said += "; a larger --trainer.max_steps goes on, another --trainer.default_root_dir begins anew"
+        return said
 
 
 def codecs_beside(where: str | list[str], names: Sequence[str]) -> dict[str, Namespace]:

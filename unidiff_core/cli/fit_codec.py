@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -22,14 +23,16 @@ from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.training import CodecTraining, OnePass
 from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
+from unidiff_core.foundation.difference import differences, told
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.signals import Signals
 
 DESCRIPTION = """Train a network that a codec loads, and export it in the form that the codec loads it from.
 
-An interrupted training goes on from its last checkpoint; a complete output folder is left alone. Beside the weights
-stand metrics.json and something to look at, made from held-out data.
+An interrupted training goes on from its last checkpoint; a complete output folder is left alone. Where either is of
+another configuration, the command stops and says what differs. Beside the weights stand metrics.json and something to
+look at, made from held-out data.
 
   unidiffuser fit-codec -c recipes/digits/autoencoder.yaml
   unidiffuser fit-codec -c recipes/digits/clip.yaml --trainer.max_epochs=2 --output=/tmp/clip
@@ -39,6 +42,11 @@ METRICS = "metrics.json"
 FILES = "files.json"
 """What an export says of itself: the names of its files, which may be replaced, and what shards it was made from."""
 CHECKPOINT = "last.ckpt"
+RESULT = (
+    *("precision", "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches"),
+    *("overfit_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+)
+"""The trainer's options on which the result depends; the others say where and how it runs."""
 
 
 class CodecCLI(LightningCLI):
@@ -56,7 +64,7 @@ class CodecCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def recipe(self) -> str:
-        """The configuration that the result depends on, as YAML."""
+        """The whole configuration, as YAML."""
         kept = self.config.clone()
         for name in ("config", "overwrite"):
             kept.pop(name, None)
@@ -68,6 +76,9 @@ def run(argv: Sequence[str]) -> None:
 
     A complete output folder is left alone unless ``--overwrite``. An interrupted training goes on from its last
     checkpoint. The output folder appears whole or not at all.
+
+    Raises:
+        ValueError: if the output folder, or the unfinished training, is of another configuration; says what differs.
     """
     quieten_lightning()
     load_plugins()
@@ -85,7 +96,7 @@ def run(argv: Sequence[str]) -> None:
     started = time.monotonic()
     work = output.with_name(output.name + ".partial")
     if cli.trainer.is_global_zero:
-        _prepare(work, cli.recipe())
+        _prepare(work, cli)
     data = _data(cli)
     _train(cli, work)
     if not cli.trainer.is_global_zero:
@@ -175,32 +186,53 @@ def _describe(export: Path, recipe: str, data: Any) -> None:
 
 
 def _explain_skip(output: Path, cli: CodecCLI) -> None:
+    if found := _differences(output, cli, of_trainer=RESULT):
+        raise ValueError(
+            f"{output} is complete, but of another configuration: {told(found)}. Give another --output to keep it, or "
+            "--overwrite to train it again"
+        )
     how, data = "complete", None
     with suppress(ValueError, OSError):  # the shards need not be there any more
         data = _data(cli)
     if data and data != _listed(output).get("data", data):
         how = "complete, but made from OTHER data: its shards have changed since"
-    if (output / CONFIG).read_text() != cli.recipe():
-        how = "complete, but made with ANOTHER configuration"
     print(f"{output} is {how}; skipped. Give --overwrite to train it again.")
 
 
-def _is_of(work: Path, recipe: str) -> bool:
-    """Whether the folder of an unfinished training is of this configuration."""
-    return (work / CONFIG).is_file() and (work / CONFIG).read_text() == recipe
+def _differences(folder: Path, cli: CodecCLI, of_trainer: Sequence[str] = ()) -> dict[str, str]:
+    """What the configuration in a folder and the present one differ in, as far as the result depends on it."""
+    texts = (folder / CONFIG).read_text(), cli.recipe()
+    before, now = (_settings(yaml.safe_load(text), of_trainer) for text in texts)
+    return differences(before, now)
 
 
-def _prepare(work: Path, recipe: str) -> None:
-    """Make the folder of the unfinished training; empty it if it was of another configuration. One process does."""
-    made_with = work / CONFIG
-    if _is_filled(work) and not made_with.is_file():
+def _settings(recipe: dict[str, Any], of_trainer: Sequence[str]) -> dict[str, Any]:
+    trainer = {name: value for name, value in recipe.get("trainer", {}).items() if name in of_trainer}
+    return {name: value for name, value in recipe.items() if name != "output"} | {"trainer": trainer}
+
+
+def _prepare(work: Path, cli: CodecCLI) -> None:
+    """Make the folder of the unfinished training, or check that the one there can go on. One process does.
+
+    Raises:
+        ValueError: if it holds something else, or a training of another model or data.
+    """
+    if _is_filled(work) and not (work / CONFIG).is_file():
         raise ValueError(f"{work} is where an unfinished training is kept, and holds something else; move it away")
-    if _is_filled(work) and not _is_of(work, recipe):
-        print(f"{work} is of another configuration; starting over, without its {shown(_names(work))}")
-        shutil.rmtree(work)
+    if (work / CHECKPOINT).is_file():
+        if (found := _differences(work, cli)) and not cli.config.overwrite:
+            raise ValueError(
+                f"{work} is an unfinished training of another configuration: {told(found)}. Give that to go on with "
+                "it, or --overwrite to start over"
+            )
+        if found:
+            print(f"{work} is of another configuration; starting over, without its {shown(_names(work))}")
+            shutil.rmtree(work)
+        elif changed := _differences(work, cli, of_trainer=RESULT):
+            print(f"{work} goes on with other settings: {told(changed)}")
     shutil.rmtree(work / "export", ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
-    (work / CONFIG).write_text(recipe)
+    (work / CONFIG).write_text(cli.recipe())
 
 
 def _drop_checkpoints(trainer: Any) -> None:
@@ -217,7 +249,7 @@ def _train(cli: CodecCLI, work: Path) -> None:
     stop = Signals("only whole epochs are; the same command goes on from the last one")
     trainer.callbacks += [SkipNonFinite(), stop, keep]  # type: ignore[attr-defined]
     last = work / CHECKPOINT
-    goes_on = last.is_file() and _is_of(work, cli.recipe())
+    goes_on = last.is_file()
     if goes_on and trainer.is_global_zero:
         print(f"going on from {last}")
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if goes_on else None, weights_only=True)

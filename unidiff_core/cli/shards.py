@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unidiff_core.cli.option import Parser, named, shown
 from unidiff_core.data.shard import MANIFEST, endings_if_own, write_shards
+from unidiff_core.foundation.difference import differences, told
 
 if TYPE_CHECKING:
     from unidiff_core.data.source import Source
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Write a source's samples as webdataset shards, a folder for each split.
 
 A split that is complete is left alone; one that was interrupted, or whose source has changed, is written again.
+One that was written with other settings stays: the command stops and says which they are.
 
 example:
   unidiffuser shards -c recipes/digits/shards.yaml --source.renderings_train=4
@@ -28,18 +30,20 @@ def run(argv: Sequence[str]) -> None:
     """Write the shards that `argv` configures.
 
     Raises:
-        ValueError: if a source cannot give what it is asked for; says why.
+        ValueError: if a source cannot give what it is asked for, or a split was written with other settings; says why.
     """
     parser = _parser()
     config = parser.parse_args(list(argv))
     recipe = json.loads(json.dumps(config.source.as_dict()))
     built = parser.instantiate_classes(config)
-    recipe["files"] = _digest(built.source.files)
+    recipe |= {"files": _digest(built.source.files), "shard_size": built.shard_size}
     folders = {split: Path(built.output).expanduser() / split for split in built.source.splits}
     if not folders:
         raise ValueError("the source has no samples")
     for folder in folders.values():  # all before the first is written
         _check(folder, built.source)
+        if (folder / MANIFEST).is_file() and not built.overwrite:
+            _check_settings(folder, recipe)
     for split, folder in folders.items():
         _write_split(built.source, split, folder, recipe, built.shard_size, built.overwrite)
 
@@ -66,7 +70,7 @@ def _write_split(
     total = source.splits[split]
     if (folder / MANIFEST).is_file() and not overwrite:
         if not _has_changed(folder, recipe, total):
-            _explain_skip(folder, recipe)
+            print(f"{folder}: complete, left alone; --overwrite writes it again")
             return
         print(f"{folder}: was complete, but its source has changed since; written again")
     _clear(folder)
@@ -90,23 +94,29 @@ def _count(folder: Path) -> int:
 
 
 def _has_changed(folder: Path, recipe: dict[str, Any], total: int) -> bool:
-    """Whether a complete split is of the same settings, but of other samples."""
+    """Whether a complete split is of other samples than its source has now."""
     written = json.loads((folder / SOURCE).read_text())
-    if _settings(written) != _settings(recipe):
-        return False
     return _count(folder) != total or written.get("files", recipe["files"]) != recipe["files"]
 
 
+def _check_settings(folder: Path, recipe: dict[str, Any]) -> None:
+    """Refuse to take a complete split for that of other settings.
+
+    Raises:
+        ValueError: if it was written with others; says which.
+    """
+    written = {"shard_size": recipe["shard_size"], **json.loads((folder / SOURCE).read_text())}
+    if found := differences(_settings(written), _settings(recipe)):
+        raise ValueError(
+            f"{folder} is complete, but of other settings: {told(found)}. Give another --output to keep it, or "
+            "--overwrite to write it again"
+        )
+
+
 def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in recipe.items() if name != "files"}
-
-
-def _explain_skip(folder: Path, recipe: dict[str, Any]) -> None:
-    is_same = _settings(json.loads((folder / SOURCE).read_text())) == _settings(recipe)
-    reason = "complete, left alone; --overwrite writes it again"
-    if not is_same:
-        reason = "complete, but written with other settings; --overwrite redoes it"
-    print(f"{folder}: {reason}")
+    """By option: not what the source's files are now."""
+    source = {"class": recipe["class_path"], **recipe.get("init_args", {})}
+    return {"source": source, "shard_size": recipe["shard_size"]}
 
 
 def _check(folder: Path, source: Source) -> None:

@@ -7,6 +7,7 @@ import warnings
 
 ADVICE = (
     ".*exists and is not empty.*",
+    ".*dirpath has changed.*",  # a run's folder was moved, or begins from another's
     ".*does not have many workers.*",
     ".*args parameter is intended.*",
     ".*LeafSpec.*",

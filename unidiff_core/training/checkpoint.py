@@ -78,7 +78,7 @@ class KeepLast(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End a run that was finished before, but not ended; leave no half of a file."""
         paths = [Path(row.dirpath or "") / LAST for row in _keeping_last(trainer)]
-        steps = [trainer.strategy.broadcast(_step_of(path)) for path in paths]
+        steps = [trainer.strategy.broadcast(step_in(path)) for path in paths]
         # Else it goes on from an old checkpoint, or has not begun.
         is_finished = bool(trainer.global_step) and max(steps, default=0) <= trainer.global_step
         if steps and is_finished and not self._ended:
@@ -123,7 +123,7 @@ def _keeping_last(trainer: pl.Trainer) -> list[ModelCheckpoint]:
     return [row for row in callbacks if row.save_last and row.dirpath]
 
 
-def _step_of(path: Path) -> int:
+def step_in(path: str | Path) -> int:
     """The step of a checkpoint; −1 if it cannot be read."""
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Timer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -16,20 +18,57 @@ class Warmup(LambdaLR):
         optimizer: whose rate it scales.
         steps: of linear warm-up from zero.
         decay_until: step at which a half cosine reaches zero; constant after the warm-up if None.
+        decay_in_time: whether the cosine reaches zero with the trainer's ``max_time``, if that comes first.
+            `DecayInTime` tells it how much of that is gone.
     """
 
-    def __init__(self, optimizer: Optimizer, steps: int = 5000, decay_until: int | None = None) -> None:
+    def __init__(
+        self, optimizer: Optimizer, steps: int = 5000, decay_until: int | None = None, decay_in_time: bool = False
+    ) -> None:
         self.steps = steps
         self.decay_until = decay_until
+        self.decay_in_time = decay_in_time
         self.reduction = 1.0
+        self.time_gone = 0.0
         super().__init__(optimizer, self._factor)
 
     def _factor(self, step: int) -> float:
         rise = self.reduction * min(1.0, (step + 1) / max(1, self.steps))
-        if self.decay_until is None:
-            return rise
-        way = min(1.0, max(0.0, (step - self.steps) / max(1, self.decay_until - self.steps)))
-        return rise * 0.5 * (1 + math.cos(math.pi * way))
+        way = self.time_gone if self.decay_in_time else 0.0
+        if self.decay_until is not None:
+            way = max(way, (step - self.steps) / max(1, self.decay_until - self.steps))
+        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, way)))
+
+
+class DecayInTime(pl.Callback):
+    """Tells a `Warmup` with `decay_in_time` which share of ``max_time`` is gone, earlier sittings of the run included.
+
+    The first process's clock counts, so that all have the same rate. `UniDiffuser` brings it along.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look whether there is one.
+
+        Raises:
+            ValueError: if there is, and no ``max_time``.
+        """
+        rows = [row.scheduler for row in trainer.lr_scheduler_configs]
+        self._schedules = [row for row in rows if isinstance(row, Warmup) and row.decay_in_time]
+        if self._schedules and _timer(trainer) is None:
+            raise ValueError(
+                "Warmup decays in time, but trainer.max_time is not set; set it, or give decay_until alone"
+            )
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, i: int) -> None:
+        """Count the time, for the rate of the next step."""
+        timer = _timer(trainer)
+        if not self._schedules or timer is None:
+            return
+        elapsed = timer.time_elapsed()
+        left = timer.time_remaining() or 0.0
+        gone = trainer.strategy.broadcast(torch.tensor(elapsed / max(1e-9, elapsed + left), dtype=torch.float64))
+        for schedule in self._schedules:
+            schedule.time_gone = float(gone)
 
 
 class Plateau(pl.Callback):
@@ -78,3 +117,22 @@ class Plateau(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """From the checkpoint."""
         self.best, self.num_stalled = state_dict["best"], int(state_dict["num_stalled"])
+
+
+def is_time_over(trainer: pl.Trainer) -> bool:
+    """Whether a run has used up its ``max_time``."""
+    timer = _timer(trainer)
+    return timer is not None and (timer.time_remaining() or 0.0) <= 0
+
+
+def undecayed(trainer: pl.Trainer) -> float:
+    """Share of its peak at which the rate of a `Warmup` with `decay_until` stands; 0 where none falls by steps."""
+    rows = [row.scheduler for row in trainer.lr_scheduler_configs if isinstance(row.scheduler, Warmup)]
+    rows = [row for row in rows if row.decay_until is not None and not row.decay_in_time]
+    return max((float(row.get_last_lr()[0] / row.base_lrs[0]) / row.reduction for row in rows), default=0.0)
+
+
+def _timer(trainer: pl.Trainer) -> Timer | None:
+    """What stops a run at ``max_time``."""
+    timers = [row for row in trainer.callbacks if isinstance(row, Timer)]  # type: ignore[attr-defined]
+    return next((row for row in timers if row.time_remaining() is not None), None)

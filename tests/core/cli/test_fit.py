@@ -275,6 +275,28 @@ def test_last_is_the_newest_that_verifies_whoever_wrote_it(capsys):
     assert "skipped" in told and "run/last-v1.ckpt is not a checkpoint that can be read safely" in told
     go_on.run()
     assert "4 steps done of max_steps 4" in capsys.readouterr().out
+    parsed(*CHECKPOINTS, "--trainer.max_steps=3").run()
+    said = "nothing to train: 4 steps done of max_steps 3; a larger --trainer.max_steps goes on"
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_whose_time_is_over_says_so_and_its_rate_may_end_with_it(capsys):
+    latents("latents", CODECS)
+    time = ["--trainer.max_steps=100000", "--trainer.max_time=00:00:00:01"]
+    steps = "--model.lr_scheduler={class_path: Warmup, init_args: {steps: 1, decay_until: 100000}}"
+    in_time = steps.replace("steps: 1", "steps: 1, decay_in_time: true")
+    parsed(*CHECKPOINTS, *time, steps).run()
+    said = capsys.readouterr().out
+    assert "of max_steps 100000; trainer.max_time is over" in said and "at 100% of its peak" in said
+    parsed(*CHECKPOINTS, *time, steps).run()
+    said = capsys.readouterr().out
+    assert "nothing to train: " in said and "trainer.max_time is over, which counts earlier sittings" in said
+    falling = parsed(*time, in_time)
+    falling.run()
+    assert "peak" not in capsys.readouterr().out
+    (row,) = falling.trainer.lr_scheduler_configs
+    assert row.scheduler.get_last_lr()[0] < 0.01 * row.scheduler.base_lrs[0]
+    assert "decays in time, but trainer.max_time is not set" in refused(capsys, in_time)
 
 
 def test_a_sample_that_is_not_finite_ends_the_run_by_name(capsys, caplog):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from unidiff_core.cli.shards import _parser, run
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "digits"
@@ -15,8 +17,12 @@ def test_shards_command_writes_skips_and_redoes(tmp_path, capsys):
     capsys.readouterr()
     run(options)
     assert capsys.readouterr().out.count("left alone") == 2
-    run([*options, "--source.seed=1"])
-    assert capsys.readouterr().out.count("other settings") == 2
+    for other, said in (
+        ("--source.seed=1", r"source\.seed was 0, is 1"),
+        ("--shard_size=9", r"shard_size was 10, is 9"),
+    ):
+        with pytest.raises(ValueError, match=f"is complete, but of other settings: {said}. Give another --output"):
+            run([*options, other])
     run([*options, "--source.scans=1", "--overwrite"])
     assert len(list((tmp_path / "train").glob("*.tar"))) == 1
     run([*options, "--overwrite"])

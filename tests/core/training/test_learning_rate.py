@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,18 @@ def rates(optimizer, schedule, steps):
 def test_rise_then_constant_or_cosine():
     assert rates(*make(steps=4), 6) == [0.25, 0.5, 0.75, 1, 1, 1]
     assert rates(*make(steps=2, decay_until=6), 7) == pytest.approx([0.5, 1, 1, 0.853553, 0.5, 0.146447, 0], abs=1e-6)
+
+
+def test_a_cosine_ends_with_the_time_or_with_the_steps_whichever_is_first():
+    optimizer, schedule = make(steps=1, decay_until=9, decay_in_time=True)
+    schedule.time_gone = 0.5
+    assert rates(optimizer, schedule, 3)[1:] == pytest.approx([0.5, 0.5])
+    assert rates(optimizer, schedule, 6)[-1] == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 7 / 8))
+    schedule.time_gone = 1.0
+    assert rates(optimizer, schedule, 2)[-1] == 0
+    other, resumed = make(steps=1, decay_in_time=True)
+    resumed.load_state_dict(schedule.state_dict())
+    assert rates(other, resumed, 2)[-1] == 0
 
 
 def test_rate_falls_to_a_tenth_where_the_loss_stalls_and_stays_there_after_a_resume():
