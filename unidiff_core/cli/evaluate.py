@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from unidiff_core.cli.option import Parser
+    from unidiff_core.evaluation.criterion import Criterion
     from unidiff_core.evaluation.features import Features
     from unidiff_core.evaluation.judge import Judge
     from unidiff_core.evaluation.kept import Kept
@@ -64,10 +65,13 @@ def run(argv: Sequence[str]) -> None:
     directory = Path(config.directory)
     if asks_all:
         config.queries = _all_of(directory)
+    if asks_all or _is_given("queries", argv):
+        config.criteria = _about(config.criteria, config.queries)
     settings = Settings(**{field.name: config[field.name] for field in fields(Settings) if field.name in config})
     if config.num is not None:
         settings = replace(settings, queries={k: replace(q, num=config.num) for k, q in settings.queries.items()})
     settings.check()
+    _tell_kept(argv, settings)
     metrics = [*_metrics_of(config.judge), *config.metrics] or in_features(LatentFeatures())
     model = _load(directory, config.weights, check_device(config.device), allow_hub=config.allow_hub)
     out = Path(config.out or directory).expanduser()
@@ -94,6 +98,28 @@ def _with_sweeps(argv: Sequence[str]) -> list[str]:
             word = f"--sweep.{option}=[{values}]"
         words.append(word)
     return words
+
+
+def _is_given(option: str, argv: Sequence[str]) -> bool:
+    """Whether the command line itself states an option."""
+    return any(word == f"--{option}" or word.startswith((f"--{option}=", f"--{option}.")) for word in argv)
+
+
+def _about(criteria: Sequence[Criterion], queries: Mapping[str, Any]) -> list[Criterion]:
+    """The criteria on queries that the command line has left; the others are counted on stderr."""
+    kept = [criterion for criterion in criteria if criterion.query in queries]
+    if left := len(criteria) - len(kept):
+        print(f"{left} of {len(criteria)} criteria are about queries that are left out: not counted", file=sys.stderr)
+    return kept
+
+
+def _tell_kept(argv: Sequence[str], settings: Settings) -> None:
+    """Say which queries state themselves what the command line gives for those that do not."""
+    for name, query in settings.queries.items():
+        for option, value in query.stated().items():
+            if _is_given(option, argv) and value != getattr(settings, option):
+                said = f"{name} keeps its own {option}, {value}: --queries changes that"
+                print(said, file=sys.stderr, flush=True)
 
 
 def _all_of(directory: Path) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Criterion:
         value = one.value - other.value
         if one.low is None or one.high is None:
             return Estimate(value, None, None, one.n)
-        below, above = other.value - (other.low or other.value), (other.high or other.value) - other.value
+        below = 0.0 if other.low is None else other.value - other.low
+        above = 0.0 if other.high is None else other.high - other.value
         low = value - math.hypot(one.value - one.low, above)
         return Estimate(value, low, value + math.hypot(one.high - one.value, below), one.n)
 

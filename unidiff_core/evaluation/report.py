@@ -93,10 +93,10 @@ def _row(evaluation: Evaluation, query: str, metric: str, estimate: Estimate) ->
 
 
 def counted(evaluation: Evaluation) -> str:
-    """How many criteria are met, and how many are within noise: their interval holds the bound."""
+    """How many criteria are met, how many are within noise (their interval holds the bound), and how many are open."""
     verdicts = [rule.verdict(evaluation.queries[rule.query]) for rule in evaluation.settings.criteria]
-    noisy = verdicts.count("within noise")
-    return f"{verdicts.count('met')} of {len(verdicts)} criteria met" + (f", {noisy} within noise" if noisy else "")
+    others = [f", {num} {name}" for name in ("within noise", "not measured") if (num := verdicts.count(name))]
+    return f"{verdicts.count('met')} of {len(verdicts)} criteria met{''.join(others)}"
 
 
 def unmeasured(evaluation: Evaluation) -> list[str]:

@@ -91,12 +91,29 @@ def test_the_last_line_counts_the_criteria_that_are_met(arguments, capsys, bound
 def test_a_criterion_that_was_not_measured_is_not_met(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(["evaluate", *arguments, "--criteria=[{query: a | b, metric: other, at_most: 1}]", "--strict"])
-    assert exit.value.code == 1 and capsys.readouterr().out.splitlines()[-1] == "0 of 1 criteria met"
+    assert exit.value.code == 1 and capsys.readouterr().out.splitlines()[-1] == "0 of 1 criteria met, 1 not measured"
 
 
 def test_what_each_query_costs_is_said(arguments, capsys):
     run(arguments)
     assert "evaluations of the network for" in capsys.readouterr().err
+
+
+def test_what_the_command_line_narrows_is_told(arguments, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("""
+        queries: {a | b: {num: 3, steps: 2}, a: {num: 3}, b: {num: 3}}
+        criteria: [{query: a | b, metric: mean, at_least: -99}, {query: a, metric: mean, at_least: -99}]
+    """)
+    without_queries = [word for word in arguments if not word.startswith("--queries")]
+    run([*without_queries, "-c", str(recipe), "--steps=3"])
+    said = capsys.readouterr()
+    assert "a | b keeps its own steps, 2: --queries changes that" in said.err and said.err.count("keeps") == 1
+    assert said.out.splitlines()[-1] == "2 of 2 criteria met"
+    run([*without_queries, "-c", str(recipe), "--queries={a | b: {num: 4}}"])
+    said = capsys.readouterr()
+    assert "1 of 2 criteria are about queries that are left out: not counted" in said.err
+    assert said.out.splitlines()[-1] == "1 of 1 criteria met"
 
 
 @pytest.fixture
