@@ -18,6 +18,7 @@ from unidiff_codecs.clip import ImageFeature
 from unidiff_codecs.picture import as_rgb, contact_sheet, open_image
 from unidiff_core import Draw, FrozenCodec, Stream
 from unidiff_core.codec.weights import HUB, locate, read_config, require
+from unidiff_core.foundation.argument import check_sizes
 
 V = TypeVar("V")
 
@@ -76,6 +77,8 @@ class ImageCodec(FrozenCodec):
         native_size: int | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(size=size, downsampling=downsampling, latent_channels=latent_channels)
+        check_sizes(clip_width=clip_width, patch=patch, native_size=native_size)
         for side in (size, native_size or size):
             if side % (downsampling * patch):
                 raise ValueError(f"size {side} is not a multiple of downsampling {downsampling} × patch {patch}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from unidiff_codecs.clip import TextState
 from unidiff_codecs.text_decoder import TextDecoder
 from unidiff_core import Codec, EmptyRaw, FrozenCodec, Stream
+from unidiff_core.foundation.argument import check_sizes
 
 TEXTS_AT_ONCE = 256
 """Texts that the networks see at a time: bounds memory, changes no result."""
@@ -94,6 +95,7 @@ class TextCodec(RawTexts, FrozenCodec):
         max_new_tokens: int = 67,
     ) -> None:
         super().__init__()
+        check_sizes(length=length, width=width, beams=beams, max_new_tokens=max_new_tokens)
         self.clip, self.text_decoder = clip, text_decoder
         self.length, self.width = length, width
         self.beams, self.max_new_tokens = beams, max_new_tokens

@@ -178,3 +178,17 @@ def test_fit_codec_goes_on_after_an_interruption(arguments, tmp_path, capsys, mo
     said = capsys.readouterr().out
     assert "goes on with other settings: trainer.max_epochs was 1, is 2" in said and "going on from" in said
     assert (tmp_path / "ae/diffusion_pytorch_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--data.batch_size=0", "unidiffuser: batch_size is a whole number, at least 1, not 0."),
+        ("--trainer.max_epochs=0", "no step was taken, so nothing is exported: trainer.max_epochs is 0"),
+    ],
+)
+def test_fit_codec_exports_nothing_that_was_not_trained(arguments, tmp_path, capsys, option, said):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit-codec", *arguments, option])
+    assert stop.value.code == 2 and said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "ae").exists()

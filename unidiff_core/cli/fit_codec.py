@@ -253,6 +253,11 @@ def _train(cli: CodecCLI, work: Path) -> None:
     if goes_on and trainer.is_global_zero:
         print(f"going on from {last}")
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if goes_on else None, weights_only=True)
+    if not trainer.global_step:
+        raise ValueError(
+            f"no step was taken, so nothing is exported: trainer.max_epochs is {trainer.max_epochs}, trainer.max_steps "
+            f"{trainer.max_steps}"
+        )
 
 
 def _export(model: CodecTraining, data: Any, folder: Path) -> dict[str, float]:

@@ -132,6 +132,10 @@ def explanation(error: Exception) -> str | None:
     if _is_lightnings(error):
         return sentence(str(error))
     message = str(error) or type(error).__name__ if isinstance(error, OSError) else reason(error)
+    if message.startswith("Does not validate against"):  # what a parser says of what a class refused
+        from unidiff_core.cli.complaint import readable
+
+        message = readable(message)
     if distribution is None or distribution in message:
         return message
     return f"{sentence(message)} It came from the plugin {distribution}; `--traceback` shows where."

@@ -176,10 +176,14 @@ def check_device(device: str) -> str:
     """The device, if it is there.
 
     Raises:
-        ValueError: if it is a GPU and this machine, or this torch, has none.
+        ValueError: if there is none of the name, or it is a GPU and this machine, or this torch, has none.
     """
     import torch
 
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"--device={device}: no such device; give cpu, cuda, cuda:1, mps or xpu") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device={device}: no GPU is to be seen here (torch.cuda.is_available() is False); give cpu")
     return device

@@ -21,6 +21,7 @@ from unidiff_core.cli.call import (
     write_latents,
 )
 from unidiff_core.cli.option import Parser, cost
+from unidiff_core.foundation.argument import check_whole
 from unidiff_core.foundation.progress import progress
 
 USAGE = "unidiffuser sample MODEL [SPEC] [--given NAME=VALUE] [options]"
@@ -87,7 +88,11 @@ def run(argv: Sequence[str]) -> None:
     states = read_latents(options.states, model) if options.states else {}
     names = [{*map(modality_of, row)} for row in (given, states, against)]
     timestep_spec.check_supplied(*names)
-    num = options.num or max([1, *map(len, given.values()), *map(len, states.values())])
+    if options.num is None:
+        num = max([1, *map(len, given.values()), *map(len, states.values())])
+    else:
+        num = options.num
+        check_whole("num", num, at_least=1)
     print(cost(timestep_spec, sampling, model.modalities, num), file=sys.stderr, flush=True)
     steps = steps_of(sampling, num)
     with progress(f"sample {timestep_spec}", steps, "steps", transient=True) as show:

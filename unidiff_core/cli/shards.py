@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unidiff_core.cli.option import Parser, named, shown
 from unidiff_core.data.shard import MANIFEST, endings_if_own, write_shards
+from unidiff_core.foundation.argument import check_sizes
 from unidiff_core.foundation.difference import differences, told
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run(argv: Sequence[str]) -> None:
     built = parser.instantiate_classes(config)
     recipe |= {"files": _digest(built.source.files), "shard_size": built.shard_size}
     folders = {split: Path(built.output).expanduser() / split for split in built.source.splits}
+    check_sizes(shard_size=built.shard_size)
     if not folders:
         raise ValueError("the source has no samples")
     for folder in folders.values():  # all before the first is written

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
+from unidiff_core.foundation.argument import check_amounts, check_shares
 from unidiff_core.foundation.clipping import clip_gradients
 
 
@@ -48,6 +49,8 @@ class NetworkTraining(CodecTraining):
 
     def __init__(self, lr: float, weight_decay: float, warmup: float = 0.05) -> None:
         super().__init__()
+        check_amounts(lr=lr, weight_decay=weight_decay)
+        check_shares(warmup=warmup)
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
 
     def configure_optimizers(self) -> Any:

@@ -17,6 +17,7 @@ from unidiff_core.data.damage import FAIL, Damage
 from unidiff_core.data.salvage import parse_shards
 from unidiff_core.data.shard import Endings, listed, numbered_in
 from unidiff_core.foundation import randomness
+from unidiff_core.foundation.argument import check_shares, check_sizes
 
 Columns = dict[str, Any]
 """name → tensor ``[n, ...]`` or a list of n."""
@@ -132,6 +133,8 @@ class ShardData(pl.LightningDataModule, ABC):
         self, folder: str, batch_size: int = 128, holdout: float = 0.05, seed: int = 0, damage: Damage = FAIL
     ) -> None:
         super().__init__()
+        check_sizes(batch_size=batch_size)
+        check_shares(holdout=holdout)
         self.folder, self.batch_size, self.holdout, self.seed = folder, batch_size, holdout, seed
         self.damage = damage
         self.training: Batches | None = None

@@ -16,6 +16,7 @@ from unidiff_core.data.damage import FAIL, Damage, Tally
 from unidiff_core.data.filter import Filter
 from unidiff_core.data.shard import STORED, Endings, Members, alternatives_of, listed, numbered_in, title_of
 from unidiff_core.data.tensors import MARK, alternative
+from unidiff_core.foundation.argument import check_sizes
 from unidiff_core.foundation.error import reason
 from unidiff_core.foundation.precision import full_precision
 
@@ -102,6 +103,7 @@ class SampleEncoder:
         missing: Literal["error", "keep"] = "error",
         damage: Damage = FAIL,
     ) -> None:
+        check_sizes(batch_size=batch_size)
         self.reader, self.batch_size, self.dtype = reader, batch_size, dtype
         self.keep, self.missing, self.damage = keep, missing, damage
         self._checked: set[str] = set()

@@ -16,6 +16,7 @@ from unidiff_core.codec.codec import Codec
 from unidiff_core.data.damage import LossError
 from unidiff_core.data.order import GlobalOrder, InOrder, Place, num_micro_batches
 from unidiff_core.data.samples import Samples, StoredSamples
+from unidiff_core.foundation.argument import check_sizes, check_whole
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.interrupt import leave_to_parent
 from unidiff_core.foundation.latents import modality_of
@@ -51,6 +52,8 @@ class OrderedData(pl.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        check_sizes(batch_size=batch_size, micro_batch_size=micro_batch_size)
+        check_whole("num_workers", num_workers, at_least=0)
         self.train, self.validation, self.samples = train, validation, samples or StoredSamples()
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.seed, self.num_workers = seed, num_workers

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 
+from unidiff_core.foundation.argument import check_sizes
 from unidiff_core.foundation.atomic import replacing, write_json
 from unidiff_core.foundation.error import reason
 
@@ -200,6 +201,7 @@ def write_shard(path: Path, samples: Iterable[Members]) -> Written:
 
 def write_shards(folder: Path, samples: Iterable[Members], *, shard_size: int = 1000) -> list[Path]:
     """Write samples as ``00000.tar``, ``00001.tar``, … of `shard_size` samples each, and their manifest."""
+    check_sizes(shard_size=shard_size)
     written: list[Written] = []
     iterator = iter(samples)
     while batch := list(itertools.islice(iterator, shard_size)):

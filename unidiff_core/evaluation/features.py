@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from unidiff_core.codec.codec import Raw
 from unidiff_core.evaluation.judge import Judge
 from unidiff_core.evaluation.metric import Drawn, Metric, Reference, Samples
+from unidiff_core.foundation.argument import check_sizes
 
 NUM_KEPT = 16
 """Lists of samples whose features are kept."""
@@ -112,6 +113,7 @@ class LatentFeatures(Features):
     """
 
     def __init__(self, num_components: int = NUM_COMPONENTS) -> None:
+        check_sizes(num_components=num_components)
         self.num_components = num_components
         self.name = "latents of the model's codecs"
 

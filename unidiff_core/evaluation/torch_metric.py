@@ -16,6 +16,7 @@ from torch import Tensor
 from unidiff_core.codec.codec import Raw
 from unidiff_core.evaluation.estimate import Estimate, Z
 from unidiff_core.evaluation.metric import Drawn, Measured, Metric, Reference
+from unidiff_core.foundation.argument import check_sizes
 from unidiff_core.foundation.error import reason
 
 
@@ -39,6 +40,7 @@ class TorchMetric(Metric):
     ) -> None:
         if not modalities:
             raise ValueError("a TorchMetric is about at least one modality")
+        check_sizes(batch_size=batch_size)
         self.metric, self.modalities = metric, modalities
         self.name = name or type(metric).__name__
         self.batch_size = batch_size

@@ -32,6 +32,41 @@ def check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} is a finite number, not {value!r}")
 
 
+def check_sizes(**sizes: Any) -> None:
+    """Check arguments that are whole numbers of at least 1, or not given.
+
+    Raises:
+        ValueError: if one is not; names argument and value.
+    """
+    for name, value in sizes.items():
+        if value is not None:
+            check_whole(name, value, at_least=1)
+
+
+def check_amounts(**amounts: Any) -> None:
+    """Check arguments that are finite numbers, not below 0.
+
+    Raises:
+        ValueError: if one is not; names argument and value.
+    """
+    for name, value in amounts.items():
+        check_number(name, value)
+        if value < 0:
+            raise ValueError(f"{name} is not below 0: {value!r}")
+
+
+def check_shares(**shares: Any) -> None:
+    """Check arguments that are shares, from 0 to below 1.
+
+    Raises:
+        ValueError: if one is not; names argument and value.
+    """
+    for name, value in shares.items():
+        check_number(name, value)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} is a share, from 0 to below 1, not {value!r}")
+
+
 def check_flag(name: str, value: Any) -> None:
     """Check that an argument is True or False: any text would count as True.
 

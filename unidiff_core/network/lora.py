@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unidiff_core.foundation.argument import check_shares, check_sizes
+
 
 class LoRA:
     """Trains ``W + (alpha / rank) · B A`` in place of W, with W frozen (Hu et al. 2021, arXiv 2106.09685).
@@ -26,6 +28,8 @@ class LoRA:
         dropout: float = 0.0,
         targets: Sequence[str] = ("qkv", "proj", "fc1", "fc2", "skip_linear"),
     ) -> None:
+        check_sizes(rank=rank, alpha=alpha)
+        check_shares(dropout=dropout)
         self.rank, self.alpha, self.dropout, self.targets = rank, alpha, dropout, tuple(targets)
 
     def inject(self, backbone: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.export import register_dataclass
 
+from unidiff_core.foundation.argument import check_amounts
 from unidiff_core.network.backbone import Backbone
 from unidiff_core.process.process import METHODS, Corruption, ForwardProcess
 
@@ -26,6 +27,7 @@ class FSDP2(ModelParallelStrategy):
     """
 
     def __init__(self, process_group_backend: str | None = None, timeout_minutes: float = 30) -> None:
+        check_amounts(timeout_minutes=timeout_minutes)
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,

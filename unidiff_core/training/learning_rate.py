@@ -10,6 +10,8 @@ from pytorch_lightning.callbacks import Timer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from unidiff_core.foundation.argument import check_amounts, check_sizes, check_whole
+
 
 class Warmup(LambdaLR):
     """The learning rate rises linearly over `steps`, then stays, or falls to zero by a half cosine at `decay_until`.
@@ -25,6 +27,8 @@ class Warmup(LambdaLR):
     def __init__(
         self, optimizer: Optimizer, steps: int = 5000, decay_until: int | None = None, decay_in_time: bool = False
     ) -> None:
+        check_sizes(decay_until=decay_until)
+        check_whole("steps", steps, at_least=0)
         self.steps = steps
         self.decay_until = decay_until
         self.decay_in_time = decay_in_time
@@ -86,6 +90,7 @@ class Plateau(pl.Callback):
     ) -> None:
         if not 0 < factor < 1 or patience < 1:
             raise ValueError(f"a plateau needs 0 < factor < 1 and a patience of at least 1, not {factor=}, {patience=}")
+        check_amounts(threshold=threshold)
         self.factor, self.patience, self.threshold, self.monitor = factor, patience, threshold, monitor
         self.best = math.inf
         self.num_stalled = 0

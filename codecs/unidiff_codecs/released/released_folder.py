@@ -10,6 +10,7 @@ from unidiff_codecs.released.model import IMAGE_CLIP, LICENCE, TEXT_CLIP, Option
 from unidiff_codecs.released.sizes import released_sizes
 from unidiff_codecs.released.state import read_state
 from unidiff_core import Converter
+from unidiff_core.foundation.argument import check_sizes
 from unidiff_core.serialization.converter import Report
 from unidiff_core.serialization.description import Pretrained
 
@@ -45,6 +46,7 @@ class ReleasedFolder(Converter):
         text_decoder_heads: int | None = None,
         licence: str = LICENCE,
     ) -> None:
+        check_sizes(length=length, heads=heads, text_decoder_heads=text_decoder_heads)
         self.network = network
         self.tokenizer, self.length = tokenizer, length
         self.heads, self.text_decoder_heads = heads, text_decoder_heads

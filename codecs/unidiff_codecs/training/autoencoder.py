@@ -14,6 +14,7 @@ from unidiff_codecs.image import load_autoencoder, to_images
 from unidiff_codecs.picture import contact_sheet
 from unidiff_codecs.training.augmentation import augmented, normalised
 from unidiff_core import Batches, Columns, NetworkTraining, ShardData
+from unidiff_core.foundation.argument import check_amounts, check_sizes
 
 SAMPLES = 2000
 """Training images that the scaling factor is measured on."""
@@ -49,6 +50,10 @@ class AutoencoderTraining(NetworkTraining):
         weight_decay: float = 1e-4,
     ) -> None:
         super().__init__(lr, weight_decay)
+        check_sizes(latent_channels=latent_channels, layers=layers, groups=groups)
+        for each in channels:
+            check_sizes(channels=each)
+        check_amounts(kl=kl, augment=augment)
         self.channels, self.latent_channels, self.layers, self.groups = list(channels), latent_channels, layers, groups
         self.attention, self.kl, self.augment, self.pretrained = attention, kl, augment, pretrained
         self.network: Any = None

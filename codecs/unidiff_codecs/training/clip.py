@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from unidiff_codecs.clip import CONFIG, STATISTICS, WEIGHTS, tokenize
 from unidiff_codecs.training.augmentation import augmented
 from unidiff_core import Batches, Columns, NetworkTraining, ShardData
+from unidiff_core.foundation.argument import check_amounts
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
 
@@ -33,6 +34,7 @@ class ClipTraining(NetworkTraining):
         self, model: dict[str, Any], augment: float = 1.0, lr: float = 1e-3, weight_decay: float = 0.1
     ) -> None:
         super().__init__(lr, weight_decay)
+        check_amounts(augment=augment)
         self.model, self.augment = model, augment
         self.network: Any = None
         self.tokenizer: Any = None

@@ -16,6 +16,7 @@ from unidiff_core import Batches, Columns, ShardData
 from unidiff_core.data.columns import Alternatives
 from unidiff_core.data.damage import FAIL, Damage
 from unidiff_core.data.shard import Endings
+from unidiff_core.foundation.argument import check_sizes
 
 
 class ImageData(ShardData):
@@ -43,6 +44,7 @@ class ImageData(ShardData):
         damage: Damage = FAIL,
     ) -> None:
         super().__init__(folder, batch_size, holdout, seed, damage)
+        check_sizes(size=size)
         self.size, self.image = size, image
 
     def read(self) -> Columns:
@@ -113,6 +115,7 @@ class CaptionData(ShardData):
         damage: Damage = FAIL,
     ) -> None:
         super().__init__(folder, batch_size, holdout, seed, damage)
+        check_sizes(repeats=repeats)
         self.repeats, self.text = repeats, text
 
     def read(self) -> Columns:

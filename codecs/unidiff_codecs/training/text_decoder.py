@@ -13,6 +13,7 @@ from unidiff_codecs.text_decoder import IGNORED, TextDecoder, clean_up, read_tok
 from unidiff_codecs.training.data import CaptionData
 from unidiff_core import Columns, NetworkTraining
 from unidiff_core.codec.weights import locate
+from unidiff_core.foundation.argument import check_amounts, check_sizes
 
 END = "<|EOS|>"
 """The added symbol, last of the vocabulary."""
@@ -50,6 +51,8 @@ class TextDecoderTraining(NetworkTraining):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(lr, weight_decay)
+        check_sizes(width=width, vocabulary=vocabulary)
+        check_amounts(noise=noise)
         self.clip, self.width, self.gpt, self.vocabulary, self.noise = clip, width, gpt, vocabulary, noise
         self.pretrained = pretrained
         self.states: Any = None

@@ -28,7 +28,8 @@ class TokensTraining(OnePass):
         super().__init__()
         least = {"words": 3, "bpe": 257}
         if kind not in get_args(Kind) or vocabulary < least[kind]:
-            raise ValueError(f"a tokenizer is of words, 3 symbols or more, or bpe, 257, not {kind!r} of {vocabulary}")
+            known = " or ".join(f"{name} with a vocabulary of {num} or more" for name, num in least.items())
+            raise ValueError(f"a tokenizer is of {known}, not {kind!r} with {vocabulary}")
         self.kind, self.vocabulary = kind, vocabulary
 
     def export(self, folder: Path, data: CaptionData) -> dict[str, float]:

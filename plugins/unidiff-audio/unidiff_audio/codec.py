@@ -15,6 +15,7 @@ from unidiff_audio.autoencoder import MelAutoencoder
 from unidiff_audio.vocoder import GriffinLimVocoder, Vocoder
 from unidiff_core import FrozenCodec, Stream, Waveform
 from unidiff_core.codec.waveform import fitted, from_wav, to_wav
+from unidiff_core.foundation.argument import check_amounts, check_sizes
 
 SECONDS_AT_ONCE = 60.0
 """Of sound that the networks see at a time: bounds memory, changes no result."""
@@ -40,8 +41,10 @@ class WaveformCodec(FrozenCodec):
 
     def __init__(self, rate: int, seconds: float, frame: int) -> None:
         super().__init__()
+        check_sizes(rate=rate)
+        check_amounts(seconds=seconds)
         tokens = seconds * rate / frame
-        if min(rate, frame) < 1 or round(tokens) < 1 or abs(tokens - round(tokens)) > 1e-6 * tokens:
+        if round(tokens) < 1 or abs(tokens - round(tokens)) > 1e-6 * tokens:
             nearest = max(1, round(tokens)) * frame / rate
             raise ValueError(
                 f"{seconds:g} s at {rate} Hz do not divide into tokens of {frame} samples; {nearest:g} s would"
@@ -150,6 +153,7 @@ class AudioCodec(WaveformCodec):
         patch: int = 1,
         vocoder: Vocoder | None = None,
     ) -> None:
+        check_sizes(hop=hop, downsampling=downsampling, channels=channels, patch=patch)
         super().__init__(rate, seconds, hop * downsampling * patch)
         self.autoencoder, self.hop, self.downsampling = autoencoder, hop, downsampling
         self.channels, self.patch = channels, patch

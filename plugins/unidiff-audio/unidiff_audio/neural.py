@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from torch.nn.utils import parametrize
 from unidiff_audio.codec import WaveformCodec
 from unidiff_core import Stream, Waveform
 from unidiff_core.codec.weights import locate, read_config, require
+from unidiff_core.foundation.argument import check_number, check_sizes
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODELS = {"encodec": "EncodecModel", "dac": "DacModel"}
@@ -59,8 +61,10 @@ class NeuralAudioCodec(WaveformCodec):
         mean: float = 0.0,
         std: float = 1.0,
     ) -> None:
+        check_sizes(downsampling=downsampling, channels=channels, patch=patch)
         super().__init__(rate, seconds, downsampling * patch)
-        if std <= 0:
+        check_number("mean", mean)
+        if not 0 < std < math.inf:
             raise ValueError(f"std is positive, not {std}")
         self.model, self.downsampling, self.channels, self.patch = model, downsampling, channels, patch
         self.mean, self.std = mean, std

@@ -13,6 +13,7 @@ from unidiff_audio.vocoder import GriffinLimVocoder
 from unidiff_core import Batches, Columns, NetworkTraining, ShardData, Waveform
 from unidiff_core.codec.waveform import fitted, from_wav, to_wav
 from unidiff_core.data.damage import FAIL, Damage
+from unidiff_core.foundation.argument import check_amounts, check_number, check_sizes
 
 SHOWN = 12
 """Held-out sounds that are written as files."""
@@ -44,6 +45,8 @@ class AudioData(ShardData):
         damage: Damage = FAIL,
     ) -> None:
         super().__init__(folder, batch_size, holdout, seed, damage)
+        check_sizes(rate=rate)
+        check_amounts(seconds=seconds)
         self.rate, self.seconds, self.member = rate, seconds, member
 
     def read(self) -> Columns:
@@ -90,6 +93,9 @@ class MelAutoencoderTraining(NetworkTraining):
         weight_decay: float = 1e-4,
     ) -> None:
         super().__init__(lr, weight_decay)
+        check_sizes(rate=rate, window=window, hop=hop, bands=bands, channels=channels, levels=levels, width=width)
+        check_number("floor", floor)
+        check_amounts(noise=noise)
         self.noise = noise
         self.network = MelAutoencoder(
             rate=rate, window=window, hop=hop, bands=bands, floor=floor, channels=channels, levels=levels, width=width

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unidiff_audio.spectrogram import LogMel
+from unidiff_core.foundation.argument import check_shares, check_sizes
 
 
 class Vocoder(nn.Module, ABC):
@@ -34,6 +35,8 @@ class GriffinLimVocoder(Vocoder):
 
     def __init__(self, iterations: int = 32, momentum: float = 0.99) -> None:
         super().__init__()
+        check_sizes(iterations=iterations)
+        check_shares(momentum=momentum)
         self.iterations, self.momentum = iterations, momentum
 
     def forward(self, magnitudes: Tensor, mel: LogMel) -> Tensor:

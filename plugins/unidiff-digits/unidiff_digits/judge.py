@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from unidiff_core import Judge, Raw
+from unidiff_core.foundation.argument import check_amounts, check_shares
 from unidiff_digits import tone
 from unidiff_digits.grammar import parse, phrasing_of, spot
 from unidiff_digits.source import SIZE
@@ -71,6 +72,8 @@ class DigitsJudge(Judge):
     def __init__(
         self, contrast: float = 60.0, explained: float = 0.7, regularization: float = 10.0, typical: float = 0.99
     ) -> None:
+        check_amounts(contrast=contrast, regularization=regularization)
+        check_shares(explained=explained, typical=typical)
         self.contrast = contrast
         self.explained = explained
         self.regularization = regularization

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from unidiff_core import Members, Source
+from unidiff_core.foundation.argument import check_sizes
 from unidiff_digits import tone
 from unidiff_digits.grammar import COLOURS, GROUNDS, PHRASINGS, phrase
 
@@ -89,8 +90,7 @@ class DigitsSource(Source):
         lacks: dict[str, float] | None = None,
         unseen: float = 0.0,
     ) -> None:
-        if min(renderings_train, renderings_test) < 1 or (scans is not None and scans < 1):
-            raise ValueError(f"renderings and scans are at least 1, not {renderings_train}, {renderings_test}, {scans}")
+        check_sizes(renderings_train=renderings_train, renderings_test=renderings_test, scans=scans)
         if not inks or set(inks) - set(COLOURS):
             raise ValueError(f"the inks are some of {', '.join(COLOURS)}, not {', '.join(inks) or 'none'}")
         if set(lacks or {}) - {"png", "txt", "wav"} or not all(0 <= share <= 1 for share in (lacks or {}).values()):

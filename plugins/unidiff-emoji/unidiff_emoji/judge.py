@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from unidiff_core import Judge, Raw
+from unidiff_core.foundation.argument import check_amounts
 from unidiff_emoji.drawing import NO_TONE, drawings, parse
 from unidiff_emoji.pixels import block_means, nearest, pixels
 
@@ -46,6 +47,7 @@ class EmojiJudge(Judge):
     well_formed_name = "grammatical"
 
     def __init__(self, regularization: float = 10.0) -> None:
+        check_amounts(regularization=regularization)
         self.regularization = regularization
         self._tones: Any = None
         self._known: dict[str, tuple[np.ndarray, dict[str, list[str]]]] = {}

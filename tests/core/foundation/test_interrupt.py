@@ -90,11 +90,12 @@ def test_a_group_of_workers_ends_without_a_word(tmp_path, number):
             with interrupt.interruptible():
                 for done in in_workers(piece, 4, 2):
                     given.append(done)
+                    (tmp_path / f"given {done}").touch()
         except interrupt.Interrupted as stop:
             os._exit(stop.code if given == [0, 1] else 1)
         os._exit(0)
     end = time.monotonic() + 30
-    while not (tmp_path / "3").exists() and time.monotonic() < end:
+    while not ((tmp_path / "3").exists() and (tmp_path / "given 1").exists()) and time.monotonic() < end:
         time.sleep(0.02)
     time.sleep(0.2)
     os.killpg(process, number)

@@ -68,7 +68,7 @@ class Blur(Degradation):
     """
 
     def __init__(self, width: float = 8.0) -> None:
-        if not width > 0:
+        if not 0 < width < math.inf:
             raise ValueError(f"the width of a blur is above 0 cells, not {width}")
         self.width = width
 
@@ -176,7 +176,7 @@ class Crop(Degradation):
     """
 
     def __init__(self, softness: float = 0.25) -> None:
-        if not softness > 0:
+        if not 0 < softness < math.inf:
             raise ValueError(f"the softness of a crop is a share of the time above 0, not {softness}")
         self.softness = softness
 

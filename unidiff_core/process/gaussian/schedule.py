@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unidiff_core.foundation.argument import check_shares
 from unidiff_core.foundation.time import T
 
 
@@ -57,6 +58,7 @@ class ScaledLinear(NoiseSchedule):
     """
 
     def __init__(self, beta_start: float = 0.00085, beta_end: float = 0.0120) -> None:
+        check_shares(beta_start=beta_start, beta_end=beta_end)
         self.beta_start = beta_start
         self.beta_end = beta_end
 
