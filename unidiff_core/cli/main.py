@@ -47,6 +47,9 @@ AGAIN = {
     "shards": "the same command writes the split that is not complete again",
 }
 """Command → what a person is told who interrupts it."""
+SPIN = "1000"
+"""Rounds that a thread spins while it waits for others of its team. The usual 300,000 take the processor from the very
+threads that are waited for, once other jobs run beside: two threads then are ten times slower than one."""
 REFUSING = ("pytorch_lightning.", "lightning_fabric.", "torch.optim.")
 """Modules whose own errors, of whatever type, are about the trainer's and the optimizer's options."""
 
@@ -97,6 +100,10 @@ def _run(arguments: Sequence[str] | None) -> None:
         rest = meant(argv[0], COMMANDS, then=f"known: {', '.join(COMMANDS)}")
         fail(f"unknown command {argv[0]!r}{rest}.")
     os.environ.setdefault("WDS_SECURE", "1")
+    if (
+        "OMP_WAIT_POLICY" not in os.environ
+    ):  # before torch is loaded: threads that wait for each other give way to others
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     tidy_warnings()
     try:
         with interruptible():

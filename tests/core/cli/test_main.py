@@ -46,3 +46,22 @@ def test_a_reader_that_has_seen_enough_is_no_error(words):
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=env)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "5"}, "5")]
+)
+def test_threads_give_way_to_other_jobs_unless_they_are_told_not_to(monkeypatch, capsys, given, spins):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    main(["recipe"])
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_torch_is_not_there_before_threads_are_told_how_to_wait():
+    """Its runtime reads that once, as it is loaded."""
+    code = "import sys, unidiff_core.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
