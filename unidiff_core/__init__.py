@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from unidiff_core.process.masked.process import Masked
     from unidiff_core.process.masked.solver import MaskedSolver
     from unidiff_core.process.process import Corruption, ForwardProcess, Solver, Step
+    from unidiff_core.sampling.estimate import Gradient
     from unidiff_core.sampling.fill import fill_in
     from unidiff_core.sampling.guidance import Guidance
     from unidiff_core.sampling.loop import StepReport, sample
@@ -98,6 +99,7 @@ _HOMES = {
     "process.masked.process": ("Masked",),
     "process.masked.solver": ("MaskedSolver",),
     "process.process": ("Corruption", "ForwardProcess", "Solver", "Step"),
+    "sampling.estimate": ("Gradient",),
     "sampling.fill": ("fill_in",),
     "sampling.guidance": ("Guidance",),
     "sampling.loop": ("StepReport", "sample"),

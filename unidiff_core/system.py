@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -446,6 +446,9 @@ class UniDiffuser(pl.LightningModule):
             raise NonFiniteError(f"the weights are not finite, {name} for one: there is nothing to sample from them")
         options = options or self.sampling
         values = more.pop("conditions", options.conditions)
+        spec = TimestepSpec.parse(spec, self.modalities)
+        empty = self._empty(spec, more.pop("empty", options.empty) or "", num)
+        more["against"] = empty | dict(more.get("against") or {})
         conditions = conditions_of(values, self.backbone.conditions, num, self.device)
         training = self.training
         self.eval()
@@ -457,12 +460,26 @@ class UniDiffuser(pl.LightningModule):
                 shapes=self.shapes,
                 num=num,
                 supplied=supplied,
-                options=options,
+                options=replace(options, empty=None),
                 device=self.device,
                 **more,
             )
         finally:
             self.train(training)
+
+    @torch.no_grad()
+    def _empty(self, spec: TimestepSpec, names: str, num: int) -> dict[str, Tensor]:
+        """Latents of empty samples, of those of the named modalities that a spec holds."""
+        latents: dict[str, Tensor] = {}
+        for name in filter(None, map(str.strip, names.split(","))):
+            if name not in self.modalities:
+                raise SpecError(f"unknown modality {name!r} is to be empty; known: {', '.join(self.modalities)}")
+            if name in spec.held:
+                with full_precision(self.device):
+                    stored = self.codec(name).encode_empty()
+                index = torch.zeros(1, dtype=torch.int64, device=self.device)
+                latents |= self._latent(name, stored, index, "sample posterior", 0, 0)
+        return {key: value.expand(num, *value.shape[1:]) for key, value in latents.items()}
 
     # --- model directories ---
 

@@ -119,6 +119,11 @@ class TextCodec(RawTexts, FrozenCodec):
         return {"states": torch.cat(rows) if rows else torch.empty(0, self.length, self.width)}
 
     @torch.no_grad()
+    def encode_empty(self) -> dict[str, Tensor]:
+        """The ``states`` of a caption without words: its start and its end."""
+        return {"states": self._encode_some([""])}
+
+    @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor]) -> list[str]:
         """``states`` → texts, without blanks before punctuation (`clean_up`)."""
         decoder = self._load_decoder()

@@ -71,6 +71,10 @@ class TokensCodec(RawTexts):
         self._count(rows)
         return {"ids": ids}
 
+    def encode_empty(self) -> dict[str, Tensor]:
+        """The ``ids`` of a caption without words: padding alone."""
+        return {"ids": torch.full((1, self.length), self._load().padding, dtype=torch.int32)}
+
     def latent(self, stored: Mapping[str, Tensor], draw: Any) -> dict[str, Tensor]:
         """The ids, in int64."""
         return {"ids": stored["ids"].long()}

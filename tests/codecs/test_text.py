@@ -33,6 +33,15 @@ def test_round_trip_and_independence(text_arguments):
     assert not any(module.training for module in codec.modules())
 
 
+def test_an_empty_caption_is_its_start_and_its_end(text_arguments):
+    codec = TextCodec(**text_arguments)
+    tower, decoder = TextState(text_arguments["clip"]), TextDecoder.from_pretrained(text_arguments["text_decoder"])
+    ids = torch.full((1, 10), tower.tokenizer.eot_token_id)
+    ids[0, 0] = tower.tokenizer.sot_token_id
+    with torch.no_grad():
+        torch.testing.assert_close(codec.encode_empty()["states"], decoder.encode(tower(ids)), atol=1e-5, rtol=1e-5)
+
+
 def test_the_region_of_a_word_is_from_there_on(text_arguments):
     """A causal network's states: those before a word do not tell of it, that of the word and those after do."""
     codec = TextCodec(**text_arguments)

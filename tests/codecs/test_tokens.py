@@ -40,6 +40,13 @@ def test_tokens_keep_the_contract_and_texts_come_back(trained):
     assert codec.encode(CAPTIONS[:2])["ids"].dtype == torch.int32
 
 
+def test_an_empty_caption_is_padding(trained):
+    codec = codec_of(trained)
+    empty = codec.latent(codec.encode_empty(), None)
+    assert codec.decode(empty) == [""] and empty["ids"].shape == (1, codec.length)
+    assert empty["ids"].unique().tolist() == [codec._load().padding]
+
+
 def test_a_text_ends_at_its_first_padding(trained):
     codec = codec_of(trained)
     ids = codec.latent(codec.encode(["a red one", "a red"]), None)["ids"]

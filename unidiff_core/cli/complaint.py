@@ -20,12 +20,19 @@ _CHOICE = re.compile(
     r"Given value type: .*?\s+Given value: (?P<value>[^\n]*)",
     re.DOTALL,
 )
-_EXPECTED = re.compile(r"Expected an? <class '(?:[\w.]*\.)?(\w+)'>")
+_EXPECTED = re.compile(r"Expected an? (?:<class '(?:[\w.]*\.)?(\w+)'>|tuple with (\d+) elements)")
 _WORDS = re.compile(r"Expected a typing\.Literal\[(.*?)\](?:\. Got value: (\S+))?")
 _INVALID = re.compile(r"argument (\S+): invalid choice: (\S+) \(choose from (.*)\)")
 _NO_CLASS = re.compile(r"Expected a dot import path string|Not a valid subclass of")
 _CLASS_NAME = re.compile(r"[A-Z]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-KINDS = {"float": "a number", "int": "a whole number", "dict": "a mapping", "list": "a list", "str": "a text"}
+KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "dict": "a mapping",
+    "list": "a list",
+    "tuple": "a list",
+    "str": "a text",
+}
 _NOTHING_ELSE = re.compile(r"\s+- Expected a <class 'NoneType'>.*", re.DOTALL)
 _CALLABLE = re.compile(r"Type collections\.abc\.Callable\[.*?\] expects a function or a callable class: ")
 _VALUE = re.compile(r" Got value: Namespace\(.*", re.DOTALL)
@@ -64,7 +71,7 @@ def _none_of_several(match: re.Match[str]) -> str:
     errors = [error for error in errors if not _WORDS.fullmatch(error)]
     if words and not [error for error in errors if not _EXPECTED.fullmatch(error)]:
         return _none_of_words(words, value)
-    kinds = [found[1] for error in errors if (found := _EXPECTED.fullmatch(error))]
+    kinds = [found[1] or f"a list of {found[2]}" for error in errors if (found := _EXPECTED.fullmatch(error))]
     classes = [error for error in errors if _NO_CLASS.match(error)]
     known = [KINDS.get(kind, kind) for kind in kinds if kind != "NoneType"]
     if not known or len(kinds) + len(classes) < len(errors) or (classes and _CLASS_NAME.fullmatch(value)):

@@ -129,10 +129,6 @@ def cost(spec: TimestepSpec, options: SamplingOptions, modalities: Mapping[str, 
     return f"{spec}: {total} evaluation{'s' * (total > 1)} of the network for {num} samples ({', '.join(rows)})"
 
 
-PYTHON_ONLY = ("constrain",)
-"""Options of sampling that no text can say."""
-
-
 def add_options_of(parser: ArgumentParser, options: type, *, as_group: bool = True) -> None:
     """The options of `SamplingOptions`, or of a class that has more, off its signature; not what only Python can give.
 
@@ -141,6 +137,8 @@ def add_options_of(parser: ArgumentParser, options: type, *, as_group: bool = Tr
         options: a dataclass; its attributes' docstrings explain them.
         as_group: whether the help shows them apart.
     """
+    from unidiff_core.sampling.options import PYTHON_ONLY
+
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser.add_class_arguments(options, skip=set(PYTHON_ONLY), as_group=as_group)
     for name in ("--solver.help", "--guidance.help"):  # that a class may stand there is for YAML

@@ -39,6 +39,14 @@ then the image; [start, end] is a solved path, a number a held time, 0 is clean 
   unidiffuser sample runs/digits "image | text" --given text="a red seven" --num 16 --guidance 2 --out out/
   unidiffuser sample runs/digits "text | image" --given image=some.png
 
+Guidance leads away from noise; --against text="a two" leads away from a two, and --empty text from a caption without
+words, if the network was trained with such. A large scale drives estimates out of the data's range: --guidance_rescale
+takes back what it adds to their spread, --threshold is for data that has a range, --guidance_interval leaves early and
+late steps alone:
+
+  unidiffuser sample runs/digits "image | text" --given text="a red seven" --guidance 8 --guidance_rescale 0.7 \
+    --guidance_interval "[0.2, 0.9]" --against text="a two drawn in red on black"
+
 Latents go in and out as safetensors files, one tensor for each stream: --latents writes what is sampled so, --given
 NAME=FILE.safetensors gives it, and --states starts a path from it. So an inversion comes back:
 

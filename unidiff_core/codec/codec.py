@@ -80,6 +80,16 @@ class Codec(nn.Module, ABC):
     def encode(self, raws: Sequence[Raw]) -> dict[str, Tensor]:
         """Raw samples → stored tensors, ``name -> [b, ...]``. Deterministic; the expensive half."""
 
+    def encode_empty(self) -> dict[str, Tensor]:
+        """Stored tensors ``name -> [1, ...]`` of a sample that says nothing, such as a text without words.
+
+        Networks that were trained with it know what it means; guidance can lead away from it.
+
+        Raises:
+            ValueError: if there is none, as by default.
+        """
+        raise ValueError(f"{type(self).__name__} has no empty sample; lead away from a given value, or from noise at T")
+
     def latent(self, stored: Mapping[str, Tensor], draw: Draw) -> dict[str, Tensor]:
         """Stored tensors → latents, one per stream, ``[b, *stream.shape]``. Cheap; may draw noise, as a VAE does."""
         return dict(stored)

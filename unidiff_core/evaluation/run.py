@@ -24,7 +24,7 @@ from unidiff_core.evaluation.real import Part, load_reference
 from unidiff_core.foundation.atomic import write_json
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.sampling.loop import OnStep, StepReport
-from unidiff_core.sampling.options import SamplingOptions
+from unidiff_core.sampling.options import PYTHON_ONLY, SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.serialization.description import describe
 
@@ -52,7 +52,7 @@ class Sampler(Protocol):
 
 
 _HINTS = get_type_hints(SamplingOptions)
-_OPTIONS = [row for row in fields(SamplingOptions) if row.name not in ("batch_size", "constrain")]
+_OPTIONS = [row for row in fields(SamplingOptions) if row.name not in ("batch_size", *PYTHON_ONLY)]
 
 
 @dataclass(frozen=True)

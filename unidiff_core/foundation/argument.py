@@ -22,14 +22,26 @@ def check_whole(name: str, value: Any, *, at_least: int | None = None) -> None:
         raise ValueError(f"{wanted}, not {value!r}")
 
 
-def check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any, *, above: float | None = None) -> None:
     """Check that an argument is a finite number.
+
+    Raises:
+        ValueError: if it is not, or too small; names argument, value and what is allowed.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (above is not None and not value > above):
+        wanted = f"{name} is a finite number" + ("" if above is None else f" above {above:g}")
+        raise ValueError(f"{wanted}, not {value!r}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Check that an argument is a number from 0 to 1.
 
     Raises:
         ValueError: if it is not; names argument and value.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ValueError(f"{name} is a finite number, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} is a number from 0 to 1, not {value!r}")
 
 
 def check_sizes(**sizes: Any) -> None:

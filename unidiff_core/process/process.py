@@ -32,7 +32,11 @@ METHODS = ("corrupt", "view", "loss", "clean_error", "clean", "mix", "start", "s
 _CALL = re.compile(r"(\w+)\((.*)\)")
 
 
-class MixError(ValueError):
+class EstimateError(ValueError):
+    """Clean estimates of a kind that something cannot be done with; says why."""
+
+
+class MixError(EstimateError):
     """Clean estimates that no weighted sum exists of; says why."""
 
 
@@ -308,6 +312,33 @@ class ForwardProcess(nn.Module, ABC):
                 f"{type(self).__name__} estimates medians, and a weighted sum of medians estimates nothing: leave "
                 "guidance off for it, or train it with a squared error"
             )
+
+    def check_shifts(self) -> None:
+        """Whether `shifted` is known.
+
+        Raises:
+            EstimateError: if it is not.
+        """
+        raise EstimateError(
+            f"a gradient shifts the estimates of Gaussian noise, and {type(self).__name__} is another process: "
+            "leave its modality to guidance"
+        )
+
+    def shifted(
+        self, clean: Float[Tensor, "b *estimate"], gradient: Float[Tensor, "b *shape"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *estimate"]:
+        """The clean estimate under the density times another one.
+
+        Args:
+            clean: under the density alone.
+            gradient: of the logarithm of the other, by the state.
+            t: of the state, in steps.
+
+        Raises:
+            EstimateError: see `check_shifts`.
+        """
+        self.check_shifts()
+        return clean
 
     def find_solver(self, name: str | Solver | None) -> Solver | None:
         """The solver that `step` is to use.

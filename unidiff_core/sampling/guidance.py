@@ -2,6 +2,8 @@
 
 Written in clean estimates; the same in noise, velocity or flow, as the weights sum to 1. No null token is needed: the
 network without a condition is the same network with that condition at T (the paper, section 3.3).
+
+What is done to the sum afterwards is in `estimate`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,17 @@ from torch import Tensor
 from unidiff_core.foundation.latents import Latents, Times, modality_of
 from unidiff_core.foundation.time import T
 from unidiff_core.process.process import ForwardProcess
+from unidiff_core.sampling.estimate import check_rescales, rescaled
 from unidiff_core.sampling.predictor import Predictor
 from unidiff_core.sampling.spec import SpecError, TimestepSpec
 
 Silenced = Callable[[Latents, Times, frozenset[str]], tuple[Latents, Times]]
 """(latents, times, modalities) → latents and times without what these tell."""
+
+Interval = tuple[float, float]
+"""Fractions of T: from, up to."""
+
+ALWAYS: Interval = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,15 @@ class Guidance:
     Attributes:
         terms: solved modality → its terms.
         interval: fractions of T between which the guided sum is used; outside it guidance is off and costs nothing
-            (Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724). The latest time of a solved modality decides.
+            (Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724). One interval for all, where the latest time of
+            a solved modality decides; or one for each by name, where its own time does, and the others have no limit.
+        rescale: φ, how much of the spread that guidance adds is taken back: 0 is nothing, 1 is all (Lin et al. 2023,
+            https://arxiv.org/abs/2305.08891, section 3.4). Of what estimates means, symbols are left alone.
     """
 
     terms: Mapping[str, tuple[Term, ...]]
-    interval: tuple[float, float] = (0.0, 1.0)
+    interval: Interval | Mapping[str, Interval] = ALWAYS
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
         assert all(abs(sum(term.weight for term in terms) - 1) < 1e-6 for terms in self.terms.values())
@@ -52,7 +64,8 @@ class Guidance:
         spec: TimestepSpec,
         scale: float | Mapping[str, float],
         *,
-        interval: tuple[float, float] = (0.0, 1.0),
+        interval: Interval | Mapping[str, Interval] = ALWAYS,
+        rescale: float = 0.0,
     ) -> Guidance:
         """The usual guidance of a spec. With targets G and givens C:
 
@@ -62,15 +75,18 @@ class Guidance:
         * a number per target: the same with a scale for each, 0 for those that have none.
 
         Raises:
-            SpecError: if a scale is given to a modality that the spec neither holds nor solves, or to both kinds.
+            SpecError: if a scale is given to a modality that the spec neither holds nor solves, or to both kinds; or
+                an interval to one that it does not solve.
         """
+        if isinstance(interval, Mapping):
+            spec.check_solved(interval, "an interval of guidance")
         if isinstance(scale, Mapping) and not set(scale) & set(spec.solved):
             terms = _per_given(spec, scale)
         else:
             scales = _per_target(spec, scale)
             others = {name: frozenset(spec.held or spec.solved) - {name} for name in spec.solved}
             terms = {name: _contrast(scales[name], others[name]) for name in spec.solved}
-        return cls({name: _merged(row) for name, row in terms.items()}, interval)
+        return cls({name: _merged(row) for name, row in terms.items()}, interval, rescale)
 
     @property
     def num_evaluations(self) -> int:
@@ -88,28 +104,36 @@ class Guidance:
         Raises:
             MixError: if no weighted sum exists of the estimates of a guided modality.
         """
-        for name in [name for name, terms in self.terms.items() if len(terms) > 1]:
-            processes[name].check_mixes()
+        mixing = [processes[name] for name, terms in self.terms.items() if len(terms) > 1]
+        for process in mixing:
+            process.check_mixes()
+        if self.rescale and mixing:
+            check_rescales(mixing)
 
         def guided(latents: Latents, times: Times) -> dict[str, Tensor]:
             plain = predictor(latents, times)
-            if not self._is_on(times):
-                return plain
             estimates = {frozenset[str](): plain}
-            for names in {term.silenced for terms in self.terms.values() for term in terms} - set(estimates):
+            active = {name: terms for name, terms in self.terms.items() if self._is_on(name, times)}
+            for names in {term.silenced for terms in active.values() for term in terms} - set(estimates):
                 estimates[names] = predictor(*silenced(latents, times, names))
             mixed = {
                 key: self._mix(key, estimates, processes[modality_of(key)])
                 for key in plain
-                if modality_of(key) in self.terms
+                if modality_of(key) in active
             }
+            if self.rescale:
+                mixed = rescaled(mixed, plain, latents, times, processes, share=self.rescale)
             return plain | mixed
 
         return guided
 
-    def _is_on(self, times: Times) -> bool:
-        latest = max(times[name].max().item() for name in self.terms) / T
-        return self.interval[0] <= latest <= self.interval[1]
+    def _is_on(self, name: str, times: Times) -> bool:
+        """Whether a modality is guided at these times."""
+        if isinstance(self.interval, Mapping):
+            (low, high), deciding = self.interval.get(name, ALWAYS), [name]
+        else:
+            (low, high), deciding = self.interval, [*self.terms]
+        return low <= max(times[row].max().item() for row in deciding) / T <= high
 
     def _mix(
         self, key: str, estimates: Mapping[frozenset[str], Mapping[str, Tensor]], process: ForwardProcess

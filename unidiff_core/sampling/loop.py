@@ -335,7 +335,8 @@ def sample(
         states: states ``[b, ...]`` at the start of their paths of solved modalities, taken as they are: what an
             inversion gave, say. They need no supplied value.
         against: clean latents ``[b, ...]`` of held modalities that guidance leads away from, in place of T.
-        options: how to sample. Its batch size and conditions are the caller's business.
+        options: how to sample. Its batch size and conditions are the caller's business, and what is `empty` is
+            given as `against`.
         first_index: index of the first sample, when a large run is drawn in batches.
         dtype: of the state, where it is of numbers.
         device: of the state.
@@ -353,6 +354,8 @@ def sample(
     options = SamplingOptions.changed(options, changes, "sample()")
     spec = TimestepSpec.parse(spec, processes)
     check_whole("num", num, at_least=1)
+    if options.empty:
+        raise SpecError("what is empty is a codec's, and there is none here: give its latents as `against`")
     supplied, states, against = (
         {key: cast(value, dtype).to(device) for key, value in (row or {}).items()}
         for row in (supplied, states, against)
@@ -398,8 +401,7 @@ def sample(
         jumps_first=options.interleave == "discrete_first",
         dtype=dtype,
     )
-    guidance = options.guidance_for(spec)
-    sampler.predictor = guidance.wrap(sampler.predictor, processes, sampler.silenced)
+    sampler.predictor = options.wrapped(sampler.predictor, spec, processes, sampler.silenced)
     with torch.no_grad():  # not inference_mode: a predictor may take gradients of its own
         return _run(sampler, options, on_step)
 

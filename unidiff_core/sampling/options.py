@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
-from unidiff_core.foundation.argument import check_flag, check_known, check_mapping, check_number, check_whole
+from unidiff_core.foundation.argument import (
+    check_flag,
+    check_known,
+    check_mapping,
+    check_number,
+    check_share,
+    check_whole,
+)
 from unidiff_core.foundation.registry import UnknownNameError
 from unidiff_core.process.process import ForwardProcess, Solver
-from unidiff_core.sampling.guidance import Guidance
+from unidiff_core.sampling.estimate import Gradient, Threshold
+from unidiff_core.sampling.guidance import ALWAYS, Guidance, Silenced
+from unidiff_core.sampling.predictor import Predictor
 from unidiff_core.sampling.spec import SpecError, TimestepSpec
 
 Constrain: TypeAlias = Callable[[dict[str, Tensor], dict[str, float]], dict[str, Tensor]]
 """(latents, times as fractions of T) → latents, after each step: replaces part of the state. Inpainting lives here."""
+
+PYTHON_ONLY = ("constrain", "gradient")
+"""Options that no text can say."""
 
 Interleave: TypeAlias = Literal["together", "discrete_first"]
 
@@ -32,6 +44,20 @@ class SamplingOptions:
     Gaussian noise)."""
     guidance: float | dict[str, float] | Guidance = 0.0
     """A scale s, 0 is off; a scale for each given, {text: 2}; or for each of several that are solved."""
+    guidance_interval: tuple[float, float] | dict[str, tuple[float, float]] | None = None
+    """Times, as fractions of T, between which guidance is on, [0.2, 0.8]; outside it costs nothing. Or an interval for
+    each of several that are solved, {image: [0.2, 0.8]}. Always on if not given."""
+    guidance_rescale: float = 0.0
+    """How much of the spread that guidance adds to an estimate is taken back, 0 to 1; 0.7 is usual with a large
+    scale."""
+    empty: str | None = None
+    """Names of held modalities of which guidance takes an empty value, a caption without words, in place of noise at T;
+    for networks that were trained with such. (`sample --against` takes any other value.)"""
+    threshold: float | dict[str, float] | None = None
+    """Largest absolute value of a clean estimate, 1 for pixels in -1..1: what is beyond is cut off. One for all, or for
+    each, {image: 1}. For data with a range: latents of an autoencoder have none, and lose what is cut off."""
+    threshold_ratio: float | None = None
+    """Makes the threshold dynamic: this share of the values, 0.995 say, is scaled to within it, the rest cut off."""
     seed: int = 0
     """Sample i is a function of the seed and i alone."""
     batch_size: int = 256
@@ -50,6 +76,8 @@ class SamplingOptions:
     """Side inputs of the backbone, {data_type: 0}: one number for all samples, or from Python a tensor of one each."""
     constrain: Constrain | None = None
     """Replaces part of the state after each step; from Python only."""
+    gradient: Gradient | None = None
+    """Leads what is solved by the gradient of a log probability, a noise-aware classifier's; from Python only."""
 
     def __post_init__(self) -> None:
         check_whole("steps", self.steps, at_least=1)
@@ -63,11 +91,30 @@ class SamplingOptions:
                 check_number(f"the guidance of {name!r}", scale)
         elif not isinstance(self.guidance, Guidance):
             check_number("guidance", self.guidance)
+        self._check_guidance()
         if self.interleave not in get_args(Interleave):
             known = " or ".join(get_args(Interleave))
             raise SpecError(f"interleave is {known}, not {self.interleave!r}")
         if not (self.constrain is None or callable(self.constrain)):
             raise ValueError(f"constrain is a function of latents and times, not {self.constrain!r}")
+
+    def _check_guidance(self) -> None:
+        """Check what is done to clean estimates."""
+        if isinstance(self.guidance, Guidance) and (self.guidance_interval or self.guidance_rescale):
+            raise SpecError("guidance is a Guidance, whose interval and rescale are its own: give them to it")
+        for of, interval in _each("the interval of guidance", self.guidance_interval):
+            _check_interval(of, interval)
+        for of, bound in _each("the threshold", self.threshold):
+            check_number(of, bound, above=0)
+        check_share("guidance_rescale", self.guidance_rescale)
+        if self.threshold_ratio is not None:
+            check_share("threshold_ratio", self.threshold_ratio)
+            if self.threshold is None:
+                raise SpecError("threshold_ratio makes a threshold dynamic, and there is none: give threshold too")
+        if not isinstance(self.empty, str | None):
+            raise SpecError(f"empty is names with commas between, not {self.empty!r}")
+        if not (self.gradient is None or isinstance(self.gradient, Gradient)):
+            raise ValueError(f"gradient is a Gradient of a log probability, not {self.gradient!r}")
 
     @classmethod
     def changed(cls, options: SamplingOptions | None, changes: Mapping[str, Any], owner: str) -> SamplingOptions:
@@ -95,7 +142,7 @@ class SamplingOptions:
         Raises:
             SpecError: if an option is not known, can be given from Python alone, or is of another kind.
         """
-        known = [row.name for row in fields(cls) if row.name != "constrain"]
+        known = [row.name for row in fields(cls) if row.name not in PYTHON_ONLY]
         for name in rows:
             if name not in known:
                 raise SpecError(f"{name!r} is no option of sampling; known: {', '.join(known)}")
@@ -116,10 +163,7 @@ class SamplingOptions:
             UnknownNameError: if a process does not know the solver that is named for its modality, or none knows it.
         """
         if isinstance(self.solver, Mapping):
-            if wrong := [name for name in self.solver if name not in spec.solved]:
-                raise SpecError(
-                    f"a solver is named for {wrong[0]!r}, which {spec} does not solve; solved: {', '.join(spec.solved)}"
-                )
+            spec.check_solved(self.solver, "a solver")
             return {name: processes[name].find_solver(self.solver.get(name)) for name in spec.solved}
         found: dict[str, Solver | None] = {}
         refusals: list[UnknownNameError] = []
@@ -152,4 +196,47 @@ class SamplingOptions:
         Raises:
             SpecError: if a scale is for a modality that the spec does not use so.
         """
-        return self.guidance if isinstance(self.guidance, Guidance) else Guidance.of(spec, self.guidance)
+        if isinstance(self.guidance, Guidance):
+            return self.guidance
+        return Guidance.of(
+            spec, self.guidance, interval=self.guidance_interval or ALWAYS, rescale=self.guidance_rescale
+        )
+
+    def wrapped(
+        self,
+        predictor: Predictor,
+        spec: TimestepSpec,
+        processes: Mapping[str, ForwardProcess],
+        silenced: Silenced,
+    ) -> Predictor:
+        """A predictor as these options change what it estimates: guided, led by a gradient, kept within a threshold.
+
+        Args:
+            predictor: without any.
+            spec: what is sampled.
+            processes: of all modalities.
+            silenced: latents and times without some conditions.
+
+        Raises:
+            SpecError: if one is for a modality that the spec does not use so.
+            EstimateError: if one does not accept the estimates of a modality that it is for.
+        """
+        predictor = self.guidance_for(spec).wrap(predictor, processes, silenced)
+        if self.gradient:
+            predictor = self.gradient.wrap(predictor, spec, processes)
+        if self.threshold is not None:
+            predictor = Threshold(self.threshold, self.threshold_ratio).wrap(predictor, spec, processes)
+        return predictor
+
+
+def _each(option: str, value: Any) -> list[tuple[str, Any]]:
+    """An option's values, one for all or one for each name, each with what it is."""
+    if isinstance(value, Mapping):
+        return [(f"{option} of {name!r}", row) for name, row in value.items()]
+    return [] if value is None else [(option, value)]
+
+
+def _check_interval(of: str, value: Any) -> None:
+    is_pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
+    if not is_pair or not all(isinstance(row, int | float) for row in value) or not 0 <= value[0] <= value[1] <= 1:
+        raise SpecError(f"{of} is [from, up to], fractions of T, not {value!r}")

@@ -168,6 +168,22 @@ class TimestepSpec:
                 how = self._how_to_use(name, states)
                 raise SpecError(f"a value of {name!r} is given, but {self} does not use it ({uses}); {how}")
 
+    def check_solved(self, names: Iterable[str], what: str) -> None:
+        """Check that this spec solves every modality for which something is said.
+
+        Args:
+            names: of modalities.
+            what: is said: "a solver".
+
+        Raises:
+            SpecError: names the first that it does not solve.
+        """
+        for name in names:
+            if name not in self.solved:
+                raise SpecError(
+                    f"{what} is named for {name!r}, which {self} does not solve; solved: {', '.join(self.solved)}"
+                )
+
     def _how_to_use(self, name: str, states: Collection[str]) -> str:
         """What to write so that a modality's value is used."""
         if name in states:

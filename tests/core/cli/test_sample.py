@@ -9,7 +9,7 @@ from unidiff_core import UniDiffuser
 from unidiff_core.cli.main import main
 from unidiff_core.cli.sample import _parser, run
 from unidiff_core.process.gaussian.solver import DDIM
-from unidiff_core.sampling.options import SamplingOptions
+from unidiff_core.sampling.options import PYTHON_ONLY, SamplingOptions
 
 
 @pytest.fixture
@@ -60,6 +60,13 @@ def test_every_option_of_sampling_is_one_of_the_command(asked, model):
     assert asked(model, "a", *arguments) == ("a", {}, None, settled)
     _, _, _, options = asked(model, "b", "--conditions={kind: 1}", "--solver={b: ddim}", "--drop_ignored=false")
     assert options == SamplingOptions(conditions={"kind": 1}, solver={"b": "ddim"}, drop_ignored=False)
+    _, _, _, options = asked(
+        model, "a", "--guidance_interval={a: [0.2, 0.8]}", "--guidance_rescale=0.7", "--empty=b", "--threshold={a: 2}",
+        "--threshold_ratio", "0.9",
+    )  # fmt: skip
+    wanted = {"guidance_interval": {"a": (0.2, 0.8)}, "guidance_rescale": 0.7, "empty": "b", "threshold": {"a": 2.0}}
+    assert options == SamplingOptions(threshold_ratio=0.9, **wanted)
+    assert asked(model, "a", "--guidance_interval=[0, 0.5]")[3] == SamplingOptions(guidance_interval=(0.0, 0.5))
     assert type(asked(model, "a", "--solver={class_path: DDIM}")[3].solver) is DDIM
     assert asked("--guidance", "-0.5", model, "a")[3] == SamplingOptions(guidance=-0.5)
 
@@ -101,6 +108,12 @@ BAD = [
     (["--solver={b: ddim}"], "a solver is named for 'b', which a does not solve"),
     (["--conditions=3"], "conditions: it must be of type dict, not 3."),
     (["--conditions={kind: 0}"], "unknown condition 'kind'; the backbone takes none"),
+    (["--guidance_interval=[0.5]"], "guidance_interval: it must be a list of 2 or a mapping, not '[0.5]'."),
+    (["--guidance_interval=0.5"], "guidance_interval: it must be a list or a mapping, not '0.5'."),
+    (["--guidance_interval=[0.8, 0.2]"], "the interval of guidance is [from, up to], fractions of T, not (0.8, 0.2)"),
+    (["--threshold=-1"], "the threshold is a finite number above 0, not -1.0"),
+    (["--threshold_ratio=0.9"], "threshold_ratio makes a threshold dynamic, and there is none: give threshold too"),
+    (["--empty=c"], "unknown modality 'c' is to be empty; known: a, b"),
     (["--drop_ignored=maybe"], "drop_ignored: it must be of type bool, not maybe."),
     (["--weights=best"], "--weights: it must be ema or model, not 'best'."),
     (["--given"], "argument --given: expected one argument."),
@@ -129,10 +142,10 @@ def test_nothing_to_sample_is_said(model, capsys):
 
 def test_help_explains_every_option_once_without_types():
     said = " ".join(_parser().format_help().partition("\noptions:")[2].split())
-    for name in SamplingOptions.__dataclass_fields__.keys() - {"constrain"}:
+    for name in SamplingOptions.__dataclass_fields__.keys() - {*PYTHON_ONLY}:
         assert said.count(f" --{name} ") == 1, name
     assert "(default: 50)" in said and "(default: ema)" in said and "A scale s, 0 is off" in said
-    for noise in ("(type", "subclass", "null", ".help", "<class", "constrain", "unidiff_core"):
+    for noise in ("(type", "subclass", "null", ".help", "<class", *PYTHON_ONLY, "unidiff_core"):
         assert noise not in said, noise
 
 

@@ -162,7 +162,7 @@ def test_python_may_give_the_options_whole_or_one_by_one():
 
 def test_the_command_line_has_every_option_that_text_can_say(capsys):
     from unidiff_core.cli.main import main
-    from unidiff_core.cli.option import PYTHON_ONLY
+    from unidiff_core.sampling.options import PYTHON_ONLY
 
     with pytest.raises(SystemExit):
         main(["sample", "--help"])
@@ -180,6 +180,19 @@ WRONG = [
     ("redraws_noise", "no", "redraws_noise is True or False, not 'no'"),
     ("drop_ignored", "no", "drop_ignored is True or False, not 'no'"),
     ("conditions", 3, "conditions is a mapping, name → value, not 3"),
+    *[
+        ("guidance_interval", value, r"the interval of guidance is \[from, up to\], fractions of T, not")
+        for value in ((0.7, 0.3), [0.2], "ab", 0.5, (0, 2), ("0", "1"))
+    ],
+    ("guidance_interval", {"a": 0.5}, "the interval of guidance of 'a' is"),
+    ("guidance_interval", {"b": (0.1, 0.9)}, r"an interval of guidance is named for 'b', which a \| b does not solve"),
+    *[("guidance_rescale", value, "guidance_rescale is a number from 0 to 1, not") for value in (1.5, -1, "x", None)],
+    *[("threshold", value, "the threshold is a finite number above 0, not") for value in (0, -1.0, "1", NAN)],
+    ("threshold", {"a": None}, "the threshold of 'a' is a finite number above 0, not None"),
+    ("threshold_ratio", 0.9, "threshold_ratio makes a threshold dynamic, and there is none"),
+    ("threshold_ratio", 9, "threshold_ratio is a number from 0 to 1, not 9"),
+    ("empty", ["b"], r"empty is names with commas between, not \['b'\]"),
+    ("gradient", 3, "gradient is a Gradient of a log probability, not 3"),
     ("constrain", 3, "constrain is a function of latents and times, not 3"),
     *[("num", value, "num is a whole number, at least 1, not") for value in ("1", 2.5, 0, -1, NAN)],
     ("given", "text", "given is a mapping, modality → sample or samples, or stream → latents, not 'text'"),

@@ -142,6 +142,19 @@ class Gaussian(ForwardProcess):
             case "flow":
                 return noise - clean
 
+    def check_shifts(self) -> None:
+        """It is known."""
+
+    def shifted(
+        self, clean: Float[Tensor, "b *shape"], gradient: Float[Tensor, "b *shape"], t: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b *shape"]:
+        """By sigma²/alpha times the gradient (Dhariwal & Nichol 2021, arXiv 2105.05233, Algorithm 2: ε − sigma·∇).
+
+        Not at all where alpha is 0: there the state tells nothing of the clean value, and its gradient is 0.
+        """
+        alpha, sigma = self._coefficients(t, clean)
+        return clean + torch.where(alpha > 0, sigma.square() / torch.where(alpha > 0, alpha, 1.0), 0.0) * gradient
+
     def step(
         self, x: Float[Tensor, "b *shape"], clean: Float[Tensor, "b *shape"], step: Step, solver: GaussianSolver
     ) -> Float[Tensor, "b *shape"]:
