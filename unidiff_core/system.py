@@ -24,7 +24,7 @@ from unidiff_core.foundation.error import meant
 from unidiff_core.foundation.finite import NonFiniteError, non_finite
 from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, over, stream_of
 from unidiff_core.foundation.plugin import load_plugins
-from unidiff_core.foundation.precision import full_precision
+from unidiff_core.foundation.precision import Precision, at_least_single, dtype_of, full_precision
 from unidiff_core.modality import Modality
 from unidiff_core.network.backbone import Backbone, Ports
 from unidiff_core.network.lora import merged
@@ -308,10 +308,10 @@ class UniDiffuser(pl.LightningModule):
         return torch.zeros(len(x), *port.predicted_shape(tuple(x.shape[1:])), dtype=dtype, device=x.device)
 
     def predict(self, latents: Latents, times: Times, conditions: Conditions | None = None) -> dict[str, Tensor]:
-        """The network as a `Predictor`: clean estimates."""
+        """The network as a `Predictor`: clean estimates, in single precision at least, whatever it computes in."""
         prediction = self.network(latents, times, conditions)
         return {
-            key: self._process(key).clean(latents[key], value, times[modality_of(key)])
+            key: self._process(key).clean(latents[key], at_least_single(value), times[modality_of(key)])
             for key, value in prediction.items()
         }
 
@@ -442,8 +442,10 @@ class UniDiffuser(pl.LightningModule):
         Raises:
             NonFiniteError: if a weight is NaN or infinite.
         """
+        is_half = next(self.backbone.parameters()).dtype == torch.float16
         if name := non_finite(dict(self.named_parameters())):
-            raise NonFiniteError(f"the weights are not finite, {name} for one: there is nothing to sample from them")
+            why = "too large for fp16; take bf16" if is_half else "there is nothing to sample from them"
+            raise NonFiniteError(f"the weights are not finite, {name} for one: {why}")
         options = options or self.sampling
         values = more.pop("conditions", options.conditions)
         spec = TimestepSpec.parse(spec, self.modalities)
@@ -453,7 +455,7 @@ class UniDiffuser(pl.LightningModule):
         training = self.training
         self.eval()
         try:
-            return sample(
+            found = sample(
                 partial(self.predict, conditions=conditions),
                 spec,
                 processes=self._processes,
@@ -466,6 +468,9 @@ class UniDiffuser(pl.LightningModule):
             )
         finally:
             self.train(training)
+        if is_half and (key := non_finite(found)):
+            raise NonFiniteError(f"{key} is not finite: the network's numbers are too large for fp16; take bf16")
+        return found
 
     @torch.no_grad()
     def _empty(self, spec: TimestepSpec, names: str, num: int) -> dict[str, Tensor]:
@@ -529,7 +534,12 @@ class UniDiffuser(pl.LightningModule):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, weights: Literal["ema", "model"] = "ema", allow_hub: bool = False
+        cls,
+        folder: str | Path,
+        *,
+        weights: Literal["ema", "model"] = "ema",
+        allow_hub: bool = False,
+        precision: Precision = "fp32",
     ) -> UniDiffuser:
         """Read a model directory, on the CPU, for sampling or for further training.
 
@@ -539,13 +549,18 @@ class UniDiffuser(pl.LightningModule):
             folder: the directory, or a repository of the Hugging Face hub, ``user/name``.
             weights: the average if there is one, or the model's own.
             allow_hub: whether it, and the weights of codecs, may be fetched from the hub.
+            precision: of the network; states, solvers, processes and codecs stay in single precision. Half as much
+                memory in ``bf16`` and ``fp16``; ``benchmarks/precision.py`` says what it costs in accuracy.
 
         Raises:
             ModelDirectoryError: if a file is missing or damaged, or the weights do not fit the configuration.
+            ValueError: if there is no such precision.
             UnknownNameError: if the configuration names a class that no installed plugin registered.
         """
+        dtype = dtype_of(precision)
         folder = located(folder, allow_hub=allow_hub)
         model = cls.from_description(read_description(folder, allow_hub=allow_hub), is_empty=True)
+        model.backbone.to(dtype)  # before: each weight is read into this type, and no copy of all is in the other
         load_weights(model, folder, weights)
         return model.eval()
 

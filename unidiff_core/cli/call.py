@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
-from unidiff_core.cli.option import PARSER_OPTIONS, DefaultsFormatter, Parser, add_options_of, check_device, tidied
+from unidiff_core.cli.option import (
+    PARSER_OPTIONS,
+    DefaultsFormatter,
+    Parser,
+    add_options_of,
+    add_precision,
+    check_device,
+    tidied,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +62,7 @@ def add_model(parser: Parser) -> None:
     add = parser.add_argument
     add_options_of(parser, SamplingOptions, as_group=False)
     add("--weights", choices=["ema", "model"], default="ema", help="Averaged weights, or the last ones.")
+    add_precision(parser)
     add("--device", type=str, default="cpu", help="cpu, cuda, ...")
     add("--out", type=Path, default=Path("out"), help="Folder for the samples.")
     add("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
@@ -96,7 +105,9 @@ def load_model(options: Any) -> UniDiffuser:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "may not be written to" if there.is_dir() else "is a file"
         raise ValueError(f"--out={options.out} cannot hold samples: {there} {what}; name another folder")
-    model = UniDiffuser.from_pretrained(options.model, weights=options.weights, allow_hub=options.allow_hub)
+    model = UniDiffuser.from_pretrained(
+        options.model, weights=options.weights, allow_hub=options.allow_hub, precision=options.precision
+    )
     return model.to(check_device(options.device))
 
 

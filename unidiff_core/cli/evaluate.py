@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unidiff_core.cli.option import Parser
@@ -51,6 +51,7 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         ValueError: if the directory, the settings or the shards do not fit; says why.
     """
+    from unidiff_core import UniDiffuser
     from unidiff_core.cli.option import check_device
     from unidiff_core.evaluation.features import LatentFeatures
     from unidiff_core.evaluation.kept import Kept
@@ -73,10 +74,13 @@ def run(argv: Sequence[str]) -> None:
     settings.check()
     _tell_kept(argv, settings)
     metrics = [*_metrics_of(config.judge), *config.metrics] or in_features(LatentFeatures())
-    model = _load(directory, config.weights, check_device(config.device), allow_hub=config.allow_hub)
+    _check_directory(directory)
+    model: Sampler = UniDiffuser.from_pretrained(
+        directory, weights=config.weights, allow_hub=config.allow_hub, precision=config.precision
+    ).to(check_device(config.device))
     out = Path(config.out or directory).expanduser()
     out.mkdir(parents=True, exist_ok=True)
-    kept = Kept(out / DRAWS, _fingerprint(directory, config.weights))
+    kept = Kept(out / DRAWS, _fingerprint(directory, config.weights, config.precision))
     evaluation = _evaluate(model, metrics, settings, kept)
     write(out, model, evaluation)
     if out.resolve() == directory.resolve():
@@ -134,9 +138,9 @@ def _all_of(directory: Path) -> dict[str, Any]:
     return queries
 
 
-def _fingerprint(directory: Path, weights: str) -> str:
-    """What identifies a model: a hash of its description and of all of its weights."""
-    digest = hashlib.sha256(weights.encode())
+def _fingerprint(directory: Path, weights: str, precision: str = "fp32") -> str:
+    """What identifies a model: a hash of its description and of all of its weights, and what they are rounded to."""
+    digest = hashlib.sha256((weights if precision == "fp32" else f"{weights} {precision}").encode())
     for path in sorted([directory / "config.yaml", *directory.glob("*.safetensors")]):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -166,7 +170,7 @@ def _write_card(directory: Path, model: Sampler, evaluation: Evaluation) -> None
 
 
 def _parser() -> Parser:
-    from unidiff_core.cli.option import Parser, add_options_of, named
+    from unidiff_core.cli.option import Parser, add_options_of, add_precision, named
     from unidiff_core.evaluation.judge import Judge
     from unidiff_core.evaluation.metric import Metric
     from unidiff_core.evaluation.run import Settings
@@ -190,20 +194,13 @@ def _parser() -> Parser:
     )
     parser.add_argument("--out", type=str | None, default=None, help="Folder for the results, if not the model's.")
     parser.add_argument("--weights", choices=["ema", "model"], default="ema", help="The average, or the last ones.")
+    add_precision(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     parser.add_argument("--allow_hub", action="store_true", help="Let codecs fetch weights by hub id.")
     parser.add_argument("--num", type=int | None, default=None, help="Samples of every query, in place of each own.")
     parser.add_argument("--strict", action="store_true", help="Exit with code 1 if a criterion is not met.")
     add_options_of(parser, Settings)
     return parser
-
-
-def _load(directory: Path, weights: Literal["ema", "model"], device: str, *, allow_hub: bool) -> Sampler:
-    from unidiff_core import UniDiffuser
-
-    _check_directory(directory)
-    model: Sampler = UniDiffuser.from_pretrained(directory, weights=weights, allow_hub=allow_hub).to(device)
-    return model
 
 
 def _check_directory(directory: Path) -> None:

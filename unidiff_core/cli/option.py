@@ -146,6 +146,16 @@ def add_options_of(parser: ArgumentParser, options: type, *, as_group: bool = Tr
         action.container._remove_action(action)
 
 
+def add_precision(parser: ArgumentParser) -> None:
+    """``--precision``."""
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "fp16"],
+        default="fp32",
+        help="What the network computes in; states and solvers stay in fp32. bf16 and fp16 need half of its memory.",
+    )
+
+
 def tidied(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
     """The same arguments as the parser wants them: what has no name first, and a bare flag as a value, ``--x=true``.
 
