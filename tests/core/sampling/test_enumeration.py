@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from tests.core.conftest import NumberCodec
-from tests.core.enumerated import DOUBLE, Enumeration, even, scripted, total_variation
+from tests.core.enumerated import DOUBLE, EditedEnumeration, Enumeration, Law, even, scripted, total_variation
 from tests.core.process.toy import LENGTH, SymbolCodec
 from unidiff_core import Batch, Modality
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.time import T
+from unidiff_core.process.edited.process import Edited
 from unidiff_core.process.gaussian.process import Gaussian
 from unidiff_core.process.masked.process import Masked
 from unidiff_core.testing import ExactMixture
@@ -20,12 +21,16 @@ from unidiff_core.training.law import Atoms, Uniform, law_of
 from unidiff_core.training.objective import Objective
 
 WORDS = ExactMixture.random({"w": Masked(3)}, {"w.ids": (3,)})
+EDITED = ExactMixture.random({"w": Edited(3)}, {"w.ids": (3,)})
+DISTINCT = ExactMixture.random({"w": Edited(3, distinct=True)}, {"w.ids": (3,)})
+BITS = ExactMixture.random({"w": Edited(2)}, {"w.ids": (3,)})
 LABELLED = ExactMixture.random({"w": Masked(3), "label": Masked(2)}, {"w.ids": (3,), "label.ids": (1,)}, seed=1)
 
 
 def distance(oracle, solver, steps):
     """Total variation between the sampler's law and the data's."""
-    law = Enumeration(oracle, "w.ids", solver=solver).law(even(steps))
+    kind = EditedEnumeration if isinstance(oracle.processes["w"], Edited) else Enumeration
+    law = kind(oracle, "w.ids", solver=solver).law(even(steps))
     got = law.probabilities(oracle.symbols["w.ids"])
     assert got.sum().item() == pytest.approx(1, abs=1e-12)
     return total_variation(got, oracle.log_weights.exp())
@@ -61,6 +66,32 @@ def test_remasking_is_exact_only_in_the_limit():
     rows = {remask: [distance(bits, f"random({remask})", steps) for steps in (3, 6, 12)] for remask in (0.5, 1)}
     print(rows)
     assert all(0.001 < row[0] < 0.05 and row[0] > row[1] > row[2] for row in rows.values()), rows
+
+
+def test_one_edit_a_step_is_exact_and_several_cost_what_they_cost():
+    rows = {steps: distance(EDITED, "revert", steps) for steps in (1, 2, 3, 5)}
+    print(rows)
+    assert rows[3] < 1e-12 and rows[5] < 1e-12
+    assert rows[1] == pytest.approx(distance(WORDS, "random", 1), abs=1e-12), "all at once: the product of marginals"
+    assert 0.1 < rows[2] < rows[1]
+
+
+def test_edits_that_are_never_their_own_begin_elsewhere_than_they_end():
+    """x_T is not uniform, so the uniform start is wrong; from x_T itself one edit a step is exact."""
+    enumeration = EditedEnumeration(DISTINCT, "w.ids")
+    start, cells, table = enumeration.start(), DISTINCT.symbols["w.ids"], DISTINCT.log_weights.exp()
+    forward = DISTINCT.processes["w"].log_probability(start.states, cells, torch.full((len(start.states),), float(T)))
+    true = Law(start.states, start.orders, forward.exp() @ table)
+    assert total_variation(enumeration.law(even(3), true).probabilities(cells), table) < 1e-12
+    assert 0.005 < distance(DISTINCT, "revert", 3) < 0.02
+
+
+def test_guesses_that_are_edited_anew_are_not_exact():
+    """At one step they are what is put back all at once; more steps repair half of that and no more."""
+    rows = [distance(BITS, "reedit", steps) for steps in (1, 2, 3)]
+    print(rows)
+    assert rows[0] == pytest.approx(distance(BITS, "revert", 1), abs=1e-12)
+    assert distance(BITS, "revert", 3) < 1e-12 < 0.01 < rows[2] < rows[0]
 
 
 def tilted(oracle, label, scale):
@@ -116,6 +147,13 @@ def test_one_guided_symbol_is_the_tilted_law_and_three_are_not():
         want = (table[:, 1] / table[:, 1].sum()) ** 3 / table.sum(1) ** 2
         got = law.probabilities(oracle.symbols["w.ids"][::2])
         assert (total_variation(got, want / want.sum()) < 1e-12) == is_close
+    edited = {"w": Edited(4), "label": Masked(2)}
+    oracle = ExactMixture.random(edited, {"w.ids": (1,), "label.ids": (1,)})
+    law = EditedEnumeration(oracle, "w.ids", held={"label": 0}, supplied=given, guidance=2.0).law(even(3))
+    table = oracle.log_weights.exp().reshape(-1, 2)
+    want = (table[:, 1] / table[:, 1].sum()) ** 3 / table.sum(1) ** 2
+    got = law.probabilities(oracle.symbols["w.ids"][::2])
+    assert total_variation(got, want / want.sum()) < 1e-12
 
 
 def enumerated_loss(oracle, key):
@@ -176,6 +214,17 @@ def test_wrong_samplers_are_caught(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(masked, "count_at", wrong)
             assert distance(WORDS, "random", 3) > 0.05
+    from unidiff_core.process.edited import process as edited
+    from unidiff_core.process.edited import solver
+
+    picked = solver.picked
+    for room, name, wrong in (
+        (edited, "count_at", lambda t, length: count(t, length) // 2),
+        (solver, "picked", lambda weights, num, draws: picked(weights**2, num, draws)),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(room, name, wrong)
+            assert distance(EDITED, "revert", 3) > 0.005
     cooled = Enumeration(_Cooled(WORDS), "w.ids")
     got = cooled.law(even(3)).probabilities(WORDS.symbols["w.ids"])
     assert total_variation(got, WORDS.log_weights.exp()) > 0.01

@@ -108,11 +108,11 @@ class Edited(Symbols):
         num = num_corrupted(t, length)[:, None]
         edits = (state[:, None] != value).sum(-1)
         if self.distinct:
-            fits, choices = edits == num, num * math.log(self.size - 1)
+            fits, choices = edits == num, num.double() * math.log(self.size - 1)
             return _where(fits, -_log_binomial(length, num) - choices)
         # The replaced ones are those that differ, and any of the rest.
         fits, among = edits <= num, _log_binomial(length - edits, (num - edits).clamp(min=0))
-        return _where(fits, among - _log_binomial(length, num) - num * math.log(self.size))
+        return _where(fits, among - _log_binomial(length, num) - num.double() * math.log(self.size))
 
     def extra_repr(self) -> str:
         """For printing the module."""
