@@ -104,7 +104,7 @@ class Masked(Symbols):
         """Reveal some of what is hidden, in the solver's order; a step up in time hides as the forward process does."""
         shape = tuple(x.shape[1:])
         length = shape_size(shape)
-        flat, logits = x.flatten(1), clean.flatten(1, -2)
+        flat, logits = x.flatten(1), clean.flatten(1, -2) / solver.temperature
         is_hidden, left = flat == self.size, count_at(step.t_next, length)
         order = solver.order(step, shape).flatten(1)
         if step.t_next > step.t:

@@ -7,10 +7,14 @@ likely ones over the data's own share of them.
 With `remask` the step has freshness: 0 keeps what is revealed, 1 predicts all and hides k' of all symbols anew (the two
 samplers of Su's masked example; between them ReMDM, Wang et al. 2025, https://arxiv.org/abs/2503.00307, in counts).
 The number of hidden symbols after the step is k' in any case.
+
+Below a `temperature` of 1 likely symbols are drawn more often than the network says. No law is then exact; but a
+network leaves a little to each wrong symbol, which l draws meet l times, and right ones that are alike stay so.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -27,15 +31,22 @@ class MaskedSolver(Solver, ABC):
 
     Args:
         remask: freshness in [0, 1].
+        temperature: logits are divided by it before a symbol is drawn: at 1 symbols are drawn by the network's own
+            probabilities, below 1 likely ones more often than that.
     """
 
     uses_drawn = False
     """Whether the order looks at the symbols that would be revealed."""
 
-    def __init__(self, remask: float = 0.0) -> None:
+    def __init__(self, remask: float = 0.0, temperature: float = 1.0) -> None:
         if not 0 <= remask <= 1:
             raise ValueError(f"remask is from 0 (keeps what is revealed) to 1 (hides anything anew), not {remask}")
-        self.remask = remask
+        if not 0 < temperature < math.inf:
+            raise ValueError(
+                "a temperature is above 0 (1 draws by the network's probabilities, 0.8 likely symbols more often), "
+                f"not {temperature}; close to 0 the likeliest symbol is drawn"
+            )
+        self.remask, self.temperature = remask, temperature
 
     @abstractmethod
     def trust(self, logits: Tensor, drawn: Int64[Tensor, " n"] | None) -> Float64[Tensor, " n"]:
@@ -65,6 +76,7 @@ class Random(MaskedSolver):
 
     Args:
         remask: freshness in [0, 1]: 0 keeps what is revealed, 1 hides all anew.
+        temperature: above 0; below 1 likely symbols are drawn more often than the network says.
     """
 
     registered_name = "random"
@@ -79,6 +91,7 @@ class Certain(MaskedSolver):
 
     Args:
         remask: freshness in [0, 1]: 0 keeps what is revealed, 1 hides all anew.
+        temperature: above 0; below 1 likely symbols are drawn more often than the network says.
     """
 
     registered_name = "certain"
@@ -93,6 +106,7 @@ class Confident(MaskedSolver):
 
     Args:
         remask: freshness in [0, 1]: 0 keeps what is revealed, 1 hides all anew.
+        temperature: above 0; below 1 likely symbols are drawn more often than the network says.
     """
 
     registered_name = "confident"

@@ -116,6 +116,16 @@ def test_symbols_are_drawn_by_their_probabilities_at_double_precision():
     assert drawn(torch.zeros(1, 3), edge).tolist() == [2] and drawn(torch.zeros(1, 3), 0 * edge).tolist() == [0]
 
 
+@pytest.mark.parametrize("solver", [Random(0, 0.5), Certain(0, 0.5), Random(0, 2), Random()])
+def test_a_temperature_makes_likely_symbols_likelier(solver):
+    """p^(1/temperature), normalised; of 40000 draws within four standard errors."""
+    num, p = 40000, torch.tensor([0.1, 0.6, 0.3], dtype=DOUBLE)
+    step = Step(T, 0.0, draws(num, "solver"), History([]), fixed=draws(num))
+    x = Masked(3).step(torch.full((num, 1), 3), p.log().expand(num, 1, 3), step, solver)
+    want = p ** (1 / solver.temperature) / (p ** (1 / solver.temperature)).sum()
+    assert (torch.bincount(x[:, 0], minlength=3) / num - want).abs().max() < 4 * 0.5 / num**0.5
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     toy.register(monkeypatch)
@@ -190,6 +200,7 @@ REFUSED = {
     ),
     "the solver 'heun' is no MaskedSolver; known: certain": lambda model: model.sample("word", solver="heun"),
     "unknown solver 'randon'; known: certain": lambda model: model.sample("word", solver="randon"),
+    r"above 0 .*, not 0; close to 0": lambda model: model.sample("word", solver="random(0, 0)"),
     "from 0 .* to 1 .*, not 2": lambda model: model.sample("word", solver="random(2)"),
     r"Masked cannot be inverted: .* hold it, {word: {hold: \[0, 1\]}}": (
         lambda model: model.sample({"word": [0, 1]}, {"word": "0120"})
