@@ -22,7 +22,17 @@ from unidiff_core.foundation.clipping import clip_gradients
 from unidiff_core.foundation.distributed import gathered
 from unidiff_core.foundation.error import meant
 from unidiff_core.foundation.finite import NonFiniteError, non_finite
-from unidiff_core.foundation.latents import Conditions, Latents, Times, cast, modality_of, of_modality, over, stream_of
+from unidiff_core.foundation.latents import (
+    Conditions,
+    Latents,
+    Times,
+    cast,
+    check_latents,
+    modality_of,
+    of_modality,
+    over,
+    stream_of,
+)
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.precision import Precision, at_least_single, dtype_of, full_precision
 from unidiff_core.modality import Modality
@@ -101,7 +111,9 @@ class UniDiffuser(pl.LightningModule):
         self.sampling = _sampling_of(known)
         self.modalities = known.modalities | given  # a plain dict: frozen codecs are not part of the module's state
         if not self.modalities:
-            raise ValueError("a UniDiffuser needs at least one modality")
+            raise ValueError(
+                "a UniDiffuser needs at least one modality; UniDiffuser.from_pretrained(folder) opens a trained one"
+            )
         # They may own parameters; named so that these say whose they are.
         self.processes = nn.ModuleDict({f"{name}:process": row.process for name, row in self.modalities.items()})
         make = backbone or (known.make_backbone if start else UViT)
@@ -317,9 +329,24 @@ class UniDiffuser(pl.LightningModule):
 
     # --- codecs ---
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are. Lightning's own says where they were last sent, also if that failed."""
+        return next(self.parameters()).device
+
     def codec(self, name: str) -> Any:
-        """A modality's codec, on this module's device."""
+        """A modality's codec, on this module's device.
+
+        Raises:
+            ValueError: if there is no such modality; says which there are.
+        """
+        self._check_known(name)
         return self.modalities[name].codec.to(self.device)
+
+    def _check_known(self, name: str) -> None:
+        if name not in self.modalities:
+            rest = meant(str(name), self.modalities, then=f"known: {', '.join(self.modalities)}")
+            raise ValueError(f"unknown modality {name!r}{rest}")
 
     def latents(self, batch: Batch, stage: str = "train") -> dict[str, Tensor]:
         """Raw → stored → latent, whatever state the batch is in: ``"<modality>.<stream>" -> [b, ...]``."""
@@ -354,14 +381,17 @@ class UniDiffuser(pl.LightningModule):
             first_index: of the first sample, among those of a larger run.
 
         Raises:
-            ValueError: if a modality is not known, or a sample is not of its kind; names it.
+            ValueError: if a modality is not known, a sample is not of its kind, or there are more of one than of
+                another; names it.
         """
         latents: dict[str, Tensor] = {}
         for name, values in raws.items():
-            if name not in self.modalities:
-                rest = meant(str(name), self.modalities, then=f"known: {', '.join(self.modalities)}")
-                raise ValueError(f"unknown modality {name!r} is given{rest}")
+            self._check_known(name)
             check_raws(name, self.modalities[name].codec, values)
+        if len({len(values) for values in raws.values()}) > 1:
+            rows = ", ".join(f"{len(values)} of {name}" for name, values in raws.items())
+            raise ValueError(f"a sample has one value of each modality, but there are {rows}; encode them one by one")
+        for name, values in raws.items():
             index = torch.arange(first_index, first_index + len(values), device=self.device)
             with full_precision(self.device):
                 stored = self.codec(name).encode(values)
@@ -370,7 +400,19 @@ class UniDiffuser(pl.LightningModule):
 
     @torch.no_grad()
     def decode(self, latents: Latents, names: Iterable[str]) -> dict[str, list[Raw]]:
-        """Latents → raw samples of the modalities `names`."""
+        """Latents → raw samples of some modalities.
+
+        Args:
+            latents: ``"<modality>.<stream>" -> [b, ...]``, all streams of these modalities.
+            names: the modalities, or one.
+
+        Raises:
+            ValueError: if a modality is not known, or latents are lacking, of another shape or not finite.
+        """
+        names = [names] if isinstance(names, str) else list(names)
+        for name in names:
+            self._check_known(name)
+        check_latents(latents, {key: row for key, row in self.shapes.items() if modality_of(key) in names})
         with full_precision(self.device):
             return {name: self.codec(name).decode(of_modality(latents, name)) for name in names}
 
@@ -510,6 +552,7 @@ class UniDiffuser(pl.LightningModule):
         *,
         average: Mapping[str, Tensor] | None = None,
         training: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> None:
         """Write a model directory. Adapters are merged, so that whoever loads it need not know of them.
 
@@ -519,9 +562,11 @@ class UniDiffuser(pl.LightningModule):
             folder: made if it is not there.
             average: the EMA's parameters by name.
             training: what the weights are of, for the record: ``step`` and ``checkpoint``.
+            overwrite: whether it may take the place of a model that is there.
 
         Raises:
-            ValueError: if a codec, process or backbone is of a class that no plugin registered.
+            ValueError: if there is a model, or a configuration of something else, or if a codec, process or backbone is
+                of a class that no plugin registered.
             NonFiniteError: if weights or average are not finite; what was there stays.
         """
         check_finite(self._trainer, {**self.state_dict(), **(average or {})}, f"the model directory {folder}")
@@ -530,7 +575,7 @@ class UniDiffuser(pl.LightningModule):
         averaged = gathered(average or {}, keeps=writes)
         if writes:
             mean = merged(state | averaged, self) if averaged else None
-            save(folder, self.description, merged(state, self), average=mean, training=training)
+            save(folder, self.description, merged(state, self), average=mean, training=training, overwrite=overwrite)
 
     @classmethod
     def from_pretrained(

@@ -23,7 +23,7 @@ GIVEN = {
 }
 """Class → arguments without which it cannot be made."""
 ANY_WHOLE = {"seed"}
-MAY_BE_ZERO = {"num_workers", "beta_start", "steps"}
+MAY_BE_ZERO = {"iterations", "num_workers", "beta_start", "steps"}
 ANY_NUMBER = {("MelAutoencoderTraining", "floor"), ("NeuralAudioCodec", "mean")}
 """Decibels and means: below 0 as well."""
 

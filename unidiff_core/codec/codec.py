@@ -223,7 +223,8 @@ def check_raws(name: str, codec: Codec, raws: Sequence[Raw]) -> None:
         if raw is None or (codec.raw_type is not None and not isinstance(raw, codec.raw_type)):
             cls = codec.raw_type
             wanted = f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.") if cls else "a sample"
-            hint = f"; `model.codec({name!r}).parse({raw!r})` reads a file" if isinstance(raw, str) else ""
+            is_path = isinstance(raw, (str, Path))
+            hint = f"; `model.codec({name!r}).parse({str(raw)!r})` reads a file" if is_path else ""
             raise ValueError(f"{name!r} is given as {reprlib.repr(raw)}; {type(codec).__name__} takes {wanted}{hint}")
 
 

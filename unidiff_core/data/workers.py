@@ -7,10 +7,11 @@ import os
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import torch
@@ -67,9 +68,20 @@ def in_workers(work: Callable[[int], T], num: int, workers: int) -> Iterator[T]:
             f"one of {workers} workers was killed, for want of memory perhaps: try fewer; what is done is kept"
         ) from error
     finally:
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
+        _end(set(multiprocessing.active_children()) - before)
         pool.shutdown(cancel_futures=True)
+
+
+def _end(workers: Iterable[BaseProcess]) -> None:
+    """Terminate workers until they have ended.
+
+    A signal that comes while another of its number is still to be heard is lost, and a worker does not obey one that a
+    stranger sent: once is not enough where all of a group get one.
+    """
+    while alive := [worker for worker in workers if worker.is_alive()]:
+        for worker in alive:
+            worker.terminate()
+        wait([worker.sentinel for worker in alive], timeout=0.1)
 
 
 def _begin(work: Piece, threads: int) -> None:

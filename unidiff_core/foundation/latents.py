@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from jaxtyping import Shaped
@@ -26,6 +26,39 @@ def modality_of(stream: str) -> str:
 def stream_of(stream: str) -> str:
     """The stream's own name, of a full one."""
     return stream.partition(".")[2]
+
+
+def check_latents(latents: Latents, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Check latents that someone gives.
+
+    Args:
+        latents: full stream name → ``[b, *shape]``.
+        shapes: full stream name → shape of one sample, of every stream that is wanted.
+
+    Raises:
+        ValueError: if one is lacking, of another shape, not finite, or there are more of one than of another.
+    """
+    for key, shape in shapes.items():
+        value = latents.get(key)
+        if not isinstance(value, Tensor) or tuple(value.shape[1:]) != tuple(shape):
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            known = ", ".join(f"{name} {tuple(row)}" for name, row in shapes.items())
+            said = f"{key!r} is given as {found}" if key in latents else f"the latents of {key!r} are lacking"
+            raise ValueError(f"{said}; latents are tensors [samples, ...] of {known}")
+        check_finite_latents(key, value)
+    if len({len(latents[key]) for key in shapes}) > 1:
+        rows = ", ".join(f"{len(latents[key])} of {key}" for key in shapes)
+        raise ValueError(f"a sample has latents of each stream, but there are {rows}")
+
+
+def check_finite_latents(key: str, value: Tensor) -> None:
+    """Check that latents are finite.
+
+    Raises:
+        ValueError: if not; says how many.
+    """
+    if value.is_floating_point() and (wrong := int((~value.isfinite()).sum())):
+        raise ValueError(f"{wrong} of {value.numel()} numbers of the latents of {key!r} are not finite")
 
 
 def of_modality(latents: Latents, modality: str) -> dict[str, Tensor]:

@@ -98,6 +98,8 @@ def values_of(given: Given, num: int | None, shapes: Mapping[str, tuple[int, ...
         if absent or name in raws:
             what = f"without {absent[0]}" if absent else "raw and as latents"
             raise SpecError(f"{name!r} is given {what}; give all of its streams, or one raw value")
+        if len(nums := {len(value) for key, value in latents.items() if modality_of(key) == name}) > 1:
+            raise SpecError(f"the streams of {name!r} are given of {' and '.join(map(str, sorted(nums)))} samples")
     num = num if num is not None else max(map(len, latents.values()), default=None)
     lists, num = repeated(raws, num)
     for key, value in latents.items():

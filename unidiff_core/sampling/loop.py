@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unidiff_core.foundation.argument import check_whole
-from unidiff_core.foundation.latents import Latents, Times, cast, dropped, modality_of
+from unidiff_core.foundation.latents import Latents, Times, cast, check_finite_latents, dropped, modality_of
 from unidiff_core.foundation.randomness import Draws
 from unidiff_core.foundation.time import T, time_tensor
 from unidiff_core.process.process import ForwardProcess, History, Past, Solver, Step
@@ -436,6 +436,7 @@ def check_values(latents: Latents, times: Mapping[str, float], processes: Mappin
     """
     for key, value in latents.items():
         try:
+            check_finite_latents(key, value)
             processes[modality_of(key)].check_state(value, T * times[modality_of(key)])
         except ValueError as error:
             raise SpecError(f"what is given of {key!r} cannot be used: {error}") from error

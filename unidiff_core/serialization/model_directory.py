@@ -117,6 +117,7 @@ def save(
     *,
     average: Mapping[str, Tensor] | None = None,
     training: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a model directory, file by file beside its target and then renamed, the configuration last.
 
@@ -128,11 +129,14 @@ def save(
         state: its weights by name.
         average: those of the EMA: all names again.
         training: what the weights are of, as plain data: ``step`` and ``checkpoint``.
+        overwrite: whether it may take the place of a model that is there.
 
     Raises:
-        ValueError: if a codec, process or backbone is of a class that no plugin registered.
+        ValueError: if there is a model, or a configuration of something else, or if a codec, process or backbone is of
+            a class that no plugin registered.
     """
     folder = Path(folder).expanduser()
+    check_target(folder, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     registry = load_plugins()
     config = _config_of(description, folder, registry) | ({"training": dict(training)} if training else {})
@@ -150,6 +154,28 @@ def save(
         write_text(folder / CLEAN_STD, table)
     write_text(folder / CONFIG, text)
     write_card(folder, description)  # without what was measured of earlier weights
+
+
+def check_target(folder: str | Path, *, overwrite: bool) -> None:
+    """Refuse to write a model directory where something else, or another model, would be lost.
+
+    Raises:
+        ValueError: if the folder's configuration is no model's, or there is a model and it may not be replaced.
+    """
+    path = Path(folder).expanduser() / CONFIG
+    if not path.exists():
+        return
+    try:
+        is_own = "format" in _read_yaml(path)
+    except (OSError, TypeError, ValueError):
+        is_own = False
+    if not is_own:
+        raise ValueError(f"{path} is not a model's; a model directory is not written over it: give another folder")
+    if not overwrite:
+        raise ValueError(
+            f"{path.parent} holds a model already, whose weights, average and measurements would be lost; give another "
+            "folder, or overwrite=True"
+        )
 
 
 def _is_text(path: Path, text: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from unidiff_core.foundation.atomic import sweep
-from unidiff_core.serialization.model_directory import FILES, step_of
+from unidiff_core.serialization.model_directory import FILES, check_target, step_of
 from unidiff_core.training.accumulation import Accumulation
 from unidiff_core.training.ema import EMA
 
@@ -35,7 +35,16 @@ class ModelDirectory(pl.Callback):
             return
         average = next((row.average for row in trainer.callbacks if isinstance(row, EMA)), None)  # type: ignore[attr-defined]
         training = {"step": trainer.global_step, "checkpoint": checkpoint or _saved_now(trainer)}
-        module.save_pretrained(self.folder, average=average, training=training)
+        module.save_pretrained(self.folder, average=average, training=training, overwrite=True)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a folder that is another program's, before the first step.
+
+        Raises:
+            ValueError: if its configuration is no model's.
+        """
+        if stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_target(self.folder, overwrite=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what there is, once training has begun."""

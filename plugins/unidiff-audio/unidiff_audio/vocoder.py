@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unidiff_audio.spectrogram import LogMel
-from unidiff_core.foundation.argument import check_shares, check_sizes
+from unidiff_core.foundation.argument import check_shares, check_whole
 
 
 class Vocoder(nn.Module, ABC):
@@ -35,7 +35,7 @@ class GriffinLimVocoder(Vocoder):
 
     def __init__(self, iterations: int = 32, momentum: float = 0.99) -> None:
         super().__init__()
-        check_sizes(iterations=iterations)
+        check_whole("iterations", iterations, at_least=0)
         check_shares(momentum=momentum)
         self.iterations, self.momentum = iterations, momentum
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,29 @@ def test_only_its_parent_ends_a_worker():
     assert code(process, 0.3) is None
     os.kill(process, signal.SIGTERM)
     assert code(process, 10) == 0
+
+
+def test_a_worker_ends_although_a_strangers_signal_hides_its_parents(monkeypatch):
+    """Of two signals that are still to be heard one is lost, here always the parent's first."""
+    ended = []
+    terminate = BaseProcess.terminate
+
+    def late(self):
+        ended.append(self)
+        if ended.count(self) > 1:
+            terminate(self)
+
+    monkeypatch.setattr(BaseProcess, "terminate", late)
+    with pytest.raises(ValueError, match="no more"):
+        for _ in in_workers(_once_then_long, 2, 2):
+            pytest.fail("the second is never done")
+    assert len(ended) >= 2
+
+
+def _once_then_long(i):
+    if not i:
+        raise ValueError("no more")
+    time.sleep(60)
 
 
 def test_a_worker_ends_with_its_parent(monkeypatch):

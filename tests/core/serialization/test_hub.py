@@ -163,5 +163,5 @@ def test_a_page_of_the_users_own_is_not_written_over(directory):
     page = directory / "README.md"
     assert page.read_text().rstrip().endswith(MARK)
     page.write_text("mine")
-    make().save_pretrained(directory)
+    make().save_pretrained(directory, overwrite=True)
     assert page.read_text() == "mine"

@@ -84,7 +84,7 @@ def test_times_add_up(tmp_path):
     rows, _, _ = logged(tmp_path, make())
     whole = time.monotonic() - began
     for row in rows.values():
-        assert 0.02 < row["train/seconds_for_data"] < row["train/seconds_per_step"] < whole / 10
+        assert 0.02 < row["train/seconds_for_data"] < row["train/seconds_per_step"] < whole / 5
         assert row["train/samples_per_second"] == pytest.approx(16 / row["train/seconds_per_step"])
 
 
