@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,12 +84,29 @@ def sampling_of(options: Any, model: UniDiffuser) -> SamplingOptions:
     """How to sample: as was said, and else as the model does, which is told where it is not as usual."""
     from unidiff_core.sampling.options import SamplingOptions
 
-    names = [row.name for row in fields(SamplingOptions) if row.name in options]
-    default, said = SamplingOptions(), {name: options[name] for name in names if name in options["said"]}
-    own = {name: getattr(model.sampling, name) for name in names if name not in said}
-    if told := [f"{name} {value}" for name, value in own.items() if value != getattr(default, name)]:
-        print(f"as {options.model} says where nothing is said: {', '.join(told)}", file=sys.stderr, flush=True)
-    return replace(model.sampling, **said)
+    names = [row.name for row in fields(SamplingOptions) if row.name in options and row.name in options["said"]]
+    return replace(
+        SamplingOptions(),
+        **model_says(model.sampling, options["said"], options.model),
+        **{name: options[name] for name in names},
+    )
+
+
+def model_says(sampling: SamplingOptions, said: Collection[str], model: Path) -> dict[str, Any]:
+    """What a model's own way of sampling is of what nobody said, as far as it is not as usual; it is told.
+
+    Args:
+        sampling: its own way.
+        said: names of the options that were.
+        model: where it comes from.
+    """
+    default = type(sampling)()
+    rows = {row.name: getattr(sampling, row.name) for row in fields(sampling) if row.name not in said}
+    own = {name: value for name, value in rows.items() if value != getattr(default, name)}
+    if own:
+        told = ", ".join(f"{name} {value}" for name, value in own.items())
+        print(f"as {model} says where nothing is said: {told}", file=sys.stderr, flush=True)
+    return own
 
 
 def load_model(options: Any) -> UniDiffuser:

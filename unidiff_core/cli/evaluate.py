@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unidiff_core.evaluation.kept import Kept
     from unidiff_core.evaluation.metric import Metric
     from unidiff_core.evaluation.run import Evaluation, Sampler, Settings
+    from unidiff_core.sampling.options import SamplingOptions
 
 DESCRIPTION = """Draw samples of several queries, judge them against the test data, and write into the model's directory
 (or --out) evaluation.json (every number with its 95 % interval) and report.html (pictures first, then the table), and
@@ -28,6 +29,7 @@ examples:
   unidiffuser evaluate runs/mine --queries all --train runs/mine/shards/train --test runs/mine/shards/test
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml --part validation --sweep guidance=0,2,4 --out sweep
 
+Samples are drawn as a query says, else as the options say, else as the model directory's own section `sampling` does.
 Without --judge and --metrics, quality, variety and copies are measured in the latents of the model's own codecs.
 Samples are kept in draws/ beside the results: killed and called again, it draws only what is missing.
 
@@ -52,6 +54,7 @@ def run(argv: Sequence[str]) -> None:
         ValueError: if the directory, the settings or the shards do not fit; says why.
     """
     from unidiff_core import UniDiffuser
+    from unidiff_core.cli.call import model_says
     from unidiff_core.cli.option import check_device
     from unidiff_core.evaluation.features import LatentFeatures
     from unidiff_core.evaluation.kept import Kept
@@ -64,17 +67,18 @@ def run(argv: Sequence[str]) -> None:
         words[i : i + 1 + (words[i] == "--queries")] = ["--queries={}"]
     config = parser.instantiate_classes(parser.parse_args(words))
     directory = Path(config.directory)
+    _check_directory(directory)
     if asks_all:
         config.queries = _all_of(directory)
     if asks_all or _is_given("queries", argv):
         config.criteria = _about(config.criteria, config.queries)
-    settings = Settings(**{field.name: config[field.name] for field in fields(Settings) if field.name in config})
+    own = model_says(_sampling_of(directory), vars(parser.parse_args(words, defaults=False)), directory)
+    settings = Settings(**{field.name: config[field.name] for field in fields(Settings) if field.name in config} | own)
     if config.num is not None:
         settings = replace(settings, queries={k: replace(q, num=config.num) for k, q in settings.queries.items()})
     settings.check()
     _tell_kept(argv, settings)
     metrics = [*_metrics_of(config.judge), *config.metrics] or in_features(LatentFeatures())
-    _check_directory(directory)
     model: Sampler = UniDiffuser.from_pretrained(
         directory, weights=config.weights, allow_hub=config.allow_hub, precision=config.precision
     ).to(check_device(config.device))
@@ -131,11 +135,18 @@ def _all_of(directory: Path) -> dict[str, Any]:
     from unidiff_core.evaluation.run import Query, all_queries
     from unidiff_core.serialization.model_directory import read_description
 
-    _check_directory(directory)
     names = list(read_description(directory).modalities)
     queries = all_queries(names, Query().num)
     print(f"{len(queries)} queries over {', '.join(names)}: {'; '.join(queries)}", file=sys.stderr, flush=True)
     return queries
+
+
+def _sampling_of(directory: Path) -> SamplingOptions:
+    """How a model is sampled where nothing else is said."""
+    from unidiff_core.sampling.options import SamplingOptions
+    from unidiff_core.serialization.model_directory import read_config
+
+    return SamplingOptions.read(read_config(directory).get("sampling") or {})
 
 
 def _fingerprint(directory: Path, weights: str, precision: str = "fp32") -> str:

@@ -98,7 +98,7 @@ class ShowSamples(pl.Callback):
         """
         try:
             values = options.pop("given", {})
-            made = replace(SamplingOptions(steps=self.steps, seed=self.seed), **options)
+            made = replace(module.sampling, **{"steps": self.steps, "seed": self.seed} | options)
             spec = TimestepSpec.parse(text, module.modalities)
             given: dict[str, Any] = {name: module.codec(name).parse(str(value)) for name, value in values.items()}
         except (TypeError, ValueError) as error:

@@ -23,6 +23,8 @@ class LatentSampler(Protocol):
 
     modalities: Any
     """Name → modality."""
+    sampling: SamplingOptions
+    """How it is sampled where nothing else is said."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -169,10 +171,11 @@ def latents_of(
         spec: as in `UniDiffuser.sample`.
         given: raw or as latents.
         num: of samples.
-        options: how to sample.
+        options: how to sample; as the model says if not given.
         **more: `states`, `against` and `on_step` of `batches`; options by name.
     """
     parts = {key: more.pop(key) for key in ("states", "against", "on_step") if key in more}
     spec = TimestepSpec.parse(spec, model.modalities)
-    rows = list(batches(model, spec, given, num, SamplingOptions.changed(options, more, "latents_of()"), **parts))
+    options = SamplingOptions.changed(options or model.sampling, more, "latents_of()")
+    rows = list(batches(model, spec, given, num, options, **parts))
     return {key: torch.cat([row[key] for row in rows]) for key in rows[0] if modality_of(key) in spec.solved}

@@ -19,6 +19,8 @@ class Model(Protocol):
 
     modalities: Any
     """By name."""
+    sampling: SamplingOptions
+    """How it is sampled where nothing else is said."""
 
     def encode(self, raws: Mapping[str, Sequence[Raw]], *, seed: int = 0, first_index: int = 0) -> dict[str, Tensor]:
         """Raw samples → latents."""
@@ -50,7 +52,7 @@ def fill_in(
         model: of the modalities.
         rows: modality → raw sample; None, or no entry, where it is missing.
         num: samples of each row.
-        options: how to sample.
+        options: how to sample; as the model says if not given.
         **changes: options by name, in place of those of `options`.
 
     Returns:
@@ -59,7 +61,7 @@ def fill_in(
     Raises:
         ValueError: if a row names what is no modality.
     """
-    options = SamplingOptions.changed(options, changes, "fill_in()")
+    options = SamplingOptions.changed(options or model.sampling, changes, "fill_in()")
     return [_filled(model, i, row, num, options) for i, row in enumerate(tracked(rows, "fill in", len(rows)))]
 
 

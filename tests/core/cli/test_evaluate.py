@@ -14,6 +14,7 @@ from unidiff_core.data.shard import write_shards
 from unidiff_core.evaluation.metric import Measured
 from unidiff_core.evaluation.run import Query
 from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
+from unidiff_core.sampling.options import SamplingOptions
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "digits" / "evaluate.yaml"
 
@@ -114,6 +115,25 @@ def test_what_the_command_line_narrows_is_told(arguments, tmp_path, capsys):
     said = capsys.readouterr()
     assert "1 of 2 criteria are about queries that are left out: not counted" in said.err
     assert said.out.splitlines()[-1] == "1 of 1 criteria met"
+
+
+def test_what_is_not_said_is_as_the_model_says(arguments, tmp_path, capsys):
+    made = make()
+    made.sampling = SamplingOptions(steps=3, guidance=2.0, guidance_interval=(0.1, 0.9), batch_size=2)
+    made.save_pretrained(tmp_path / "model", overwrite=True)
+    words = [word for word in arguments if word not in ("--steps=2", "--queries={a | b: {num: 3}}")]
+    config = tmp_path / "evaluate.yaml"
+    config.write_text("queries: {a | b: {num: 3}, b | a: {num: 3, guidance: 1.0}}\nguidance_interval: [0.2, 0.8]\n")
+    run([words[0], "-c", str(config), *words[1:], "--seed=4"])
+    settings = json.loads((tmp_path / "model/evaluation.json").read_text())["settings"]
+    assert [row["guidance"] for row in settings["queries"].values()] == [2.0, 1.0]  # a query's own comes first
+    assert (settings["steps"], settings["batch_size"], settings["guidance_interval"]) == (3, 2, [0.2, 0.8])
+    said = capsys.readouterr().err
+    assert "says where nothing is said: steps 3, guidance 2.0, batch_size 2\n" in said.replace("\n ", " "), said
+    assert "a | b: 12 evaluations of the network for 3 samples (2 in each of 3 steps, 2 batches)" in said
+    run([words[0], "-c", str(config), *words[1:], "--guidance=0", "--batch_size=120"])
+    settings = json.loads((tmp_path / "model/evaluation.json").read_text())["settings"]
+    assert (settings["queries"]["a | b"]["guidance"], settings["batch_size"], settings["steps"]) == (0.0, 120, 3)
 
 
 @pytest.fixture

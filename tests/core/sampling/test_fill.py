@@ -7,6 +7,7 @@ from tests.core.conftest import NumberCodec
 from unidiff_core import Modality, fill_in
 from unidiff_core.process.gaussian.schedule import Flow
 from unidiff_core.sampling.loop import sample
+from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.testing.oracle import GaussianOracle
 
 
@@ -17,7 +18,7 @@ class Oracle:
         self.modalities = {name: Modality(NumberCodec(1)) for name in "abc"}
         covariance = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.1], [0.3, 0.1, 1.0]], dtype=torch.float64)
         self.covariance = covariance
-        self.asked = []
+        self.asked, self.sampling = [], SamplingOptions()
         shapes = {f"{name}.v": (1,) for name in self.modalities}
         self.oracle = GaussianOracle(shapes, torch.zeros(3, dtype=torch.float64), covariance, Flow())
 
@@ -58,3 +59,11 @@ def test_other_rows_change_nothing_of_a_row():
 def test_a_row_of_what_is_no_modality():
     with pytest.raises(ValueError, match="row 1 has 'd', which is no modality; there are a, b, c"):
         fill_in(Oracle(), [{"a": 1.0, "b": 1.0, "c": 1.0}, {"d": 1.0}])
+
+
+def test_what_is_not_said_is_as_the_model_says():
+    model = Oracle()
+    said = fill_in(model, [{"a": 1.0}], 3, steps=4, guidance=2.0, seed=5)
+    model.sampling = SamplingOptions(steps=4, guidance=2.0, seed=1)
+    assert fill_in(model, [{"a": 1.0}], 3, seed=5) == said
+    assert fill_in(model, [{"a": 1.0}], 3, seed=5, guidance=0.0) != said
