@@ -79,9 +79,10 @@ def run(argv: Sequence[str]) -> None:
     settings.check()
     _tell_kept(argv, settings)
     metrics = [*_metrics_of(config.judge), *config.metrics] or in_features(LatentFeatures())
+    device = check_device(config.device)
     model: Sampler = UniDiffuser.from_pretrained(
         directory, weights=config.weights, allow_hub=config.allow_hub, precision=config.precision
-    ).to(check_device(config.device))
+    ).to(device)
     out = Path(config.out or directory).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     kept = Kept(out / DRAWS, _fingerprint(directory, config.weights, config.precision))

@@ -142,6 +142,8 @@ class SamplingOptions:
         Raises:
             SpecError: if an option is not known, can be given from Python alone, or is of another kind.
         """
+        if not isinstance(rows, Mapping):
+            raise SpecError(f"sampling is a mapping of options by name, not {rows!r}")
         known = [row.name for row in fields(cls) if row.name not in PYTHON_ONLY]
         for name in rows:
             if name not in known:

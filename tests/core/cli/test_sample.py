@@ -191,6 +191,8 @@ def test_what_is_not_said_is_as_the_model_says(tmp_path, registered, capsys):
 @pytest.mark.parametrize(
     ("section", "says"),
     [
+        ("{guidance_interval: [1]}", "the interval of guidance is [from, up to], fractions of T, not [1]"),
+        ("{gradient: x}", "'gradient' is no option"),
         ("{strength: 2}", "'strength' is no option of sampling; known: steps, solver"),
         ("{constrain: x}", "'constrain' is no option"),
         ("{steps: many}", "steps is a whole number, at least 1, not 'many'"),
@@ -201,9 +203,10 @@ def test_what_is_not_said_is_as_the_model_says(tmp_path, registered, capsys):
 def test_a_section_of_sampling_that_is_none_is_refused(model, section, says, capsys):
     config = Path(model) / "config.yaml"
     config.write_text(config.read_text() + f"sampling: {section}\n")
-    with pytest.raises(SystemExit) as exit:
-        main(["sample", model, "a"])
-    assert exit.value.code == 2 and says in " ".join(capsys.readouterr().err.split())
+    for arguments in (["sample", model, "a"], ["evaluate", model, "--train=x", "--test=x", "--queries={a: {}}"]):
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        assert exit.value.code == 2 and says in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("command", ["sample", "chain"])
