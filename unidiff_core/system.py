@@ -19,7 +19,7 @@ from unidiff_core.codec.codec import Raw, check_latent, check_raws
 from unidiff_core.foundation import randomness
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.clipping import clip_gradients
-from unidiff_core.foundation.distributed import gathered
+from unidiff_core.foundation.distributed import from_the_first, gathered
 from unidiff_core.foundation.error import meant
 from unidiff_core.foundation.finite import NonFiniteError, non_finite
 from unidiff_core.foundation.latents import (
@@ -55,6 +55,7 @@ from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.fsdp import distribute
 from unidiff_core.training.law import Each, TimestepLaw, law_of
 from unidiff_core.training.learning_rate import DecayInTime, Warmup
+from unidiff_core.training.lost import CountLost
 from unidiff_core.training.objective import Losses, Network, Objective, mean_of, summed
 from unidiff_core.training.resume import Resume
 from unidiff_core.training.sealed import Sealed
@@ -142,6 +143,7 @@ class UniDiffuser(pl.LightningModule):
         if mesh is not None and self.objective.drops and not self.backbone.takes_kept:
             raise ValueError(f"drop_ignored does not go with FSDP2 under {type(self.backbone).__name__}; use DDP")
         if mesh is not None and not any(isinstance(value, DTensor) for value in self.parameters()):
+            from_the_first(self.state_dict(), self.trainer.strategy.root_device)
             distribute(self.backbone, self._processes.values(), mesh["data_parallel"])
 
     @property
@@ -255,7 +257,7 @@ class UniDiffuser(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """What every training needs, unless the trainer was given its own."""
         given = self.trainer.callbacks  # type: ignore[attr-defined]
-        needed = (SkipNonFinite, LogSpikes, Resume, DecayInTime, Accumulation, Sealed, Signals)
+        needed = (SkipNonFinite, LogSpikes, Resume, DecayInTime, Accumulation, Sealed, Signals, CountLost)
         return [make() for make in needed if not any(isinstance(row, make) for row in given)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ CAMPAIGNS = {
     "signals": (54, 130),
     "kills": (48, 200),
     "position": (24, 100),
+    "processes": (12, 48),
     "mutants": (10, 10),
 }
 """Module of this folder → how many faults of it are injected, and in the long run."""

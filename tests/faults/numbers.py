@@ -7,10 +7,7 @@ weights, average and moments, on every process; and the run says which samples i
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import random
-import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from tests.core.group import in_group
 from tests.core.tiny import Pairs, make, trainer, weights
 from tests.faults.scoreboard import Fault, Outcome
 from unidiff_core.data.module import Placed
@@ -74,31 +72,7 @@ def faults(count: int, seed: int) -> Iterator[Fault]:
 def _inject(folder: Path, run: Any, world: int) -> Outcome:
     if world == 1:
         return Outcome.DETECTED if run(folder, 0, 1) else Outcome.SILENT
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    running = [
-        context.Process(target=_as_rank, args=(run, folder, rank, world, port, answers)) for rank in range(world)
-    ]
-    for process in running:
-        process.start()
-    for process in running:
-        process.join(120)
-        if process.is_alive():
-            process.kill()
-            return Outcome.SILENT
-    found = [answers.get() for _ in running] if not any(process.exitcode for process in running) else [False]
-    return Outcome.DETECTED if all(found) else Outcome.SILENT
-
-
-def _as_rank(run: Any, folder: Path, rank: int, world: int, port: int, answers: Any) -> None:
-    torch.set_num_threads(1)
-    addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "faults"}
-    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-    os.environ.update(addresses | {name: str(value) for name, value in ranks.items()})
-    answers.put(run(folder, rank, world))
+    return Outcome.DETECTED if all(in_group(world, lambda rank: run(folder, rank, world))) else Outcome.SILENT
 
 
 def _run(

@@ -226,6 +226,7 @@ def fit(raw: Path, folder: Path, damage: Damage) -> Found:
     for row in range(len(samples)):
         batch = samples[Place(torch.tensor([row]), torch.tensor([0]), 0)]
         samples.note(batch.lost)
+        samples.check()
         if bool(batch.present["a"] & batch.present["b"]):
             key = samples.name(row).split()[1]
             found[key] = (batch.raws["a"][0], float(len(batch.raws["b"][0])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -25,6 +27,7 @@ from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
 from unidiff_core.foundation.distributed import is_lost, leave_group
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.shared import assemble, decided, seen_by_all, version
 from unidiff_core.system import UniDiffuser
 from unidiff_core.training.checkpoint import KeepLast, step_in
 from unidiff_core.training.fsdp import FSDP2
@@ -104,7 +107,7 @@ class UniDiffuserCLI(LightningCLI):
 
     @property
     def checkpoint(self) -> str | None:
-        """The checkpoint to go on from; None if there is none yet.
+        """The checkpoint to go on from, as this process sees it; None if there is none yet.
 
         Raises:
             ValueError: if it is a URL, or a path at which there is nothing.
@@ -112,6 +115,8 @@ class UniDiffuserCLI(LightningCLI):
         path = self.config.get("ckpt_path")
         if path == "last" and self._is_dry:
             return None
+        if path is None and SLURMEnvironment.detect():
+            return self.trainer._checkpoint_connector._hpc_resume_path  # as Lightning does
         if path == "last":
             if found := self._newest():
                 return found
@@ -120,6 +125,20 @@ class UniDiffuserCLI(LightningCLI):
             raise ValueError(f"{path}: a checkpoint is not read from a URL; download it and give its path")
         if path and not Path(path).exists():
             raise ValueError(f"the checkpoint {path}: no such file")
+        return path
+
+    def _agreed_checkpoint(self) -> str | None:
+        """`checkpoint` as the first process sees it, on all; each has looked through what it will read itself.
+
+        Raises:
+            ValueError: if it is not there, or damaged.
+        """
+        assemble(self.trainer, self.model)
+        path = decided(self.trainer, lambda: self.checkpoint)
+        if path:
+            seen_by_all(self.trainer, partial(version, path), f"the checkpoint {path}")
+        if path and Path(path).is_file():
+            verify(path, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])
         return path
 
     def _newest(self) -> str | None:
@@ -157,11 +176,9 @@ class UniDiffuserCLI(LightningCLI):
                 "--print_config prints every ${…} resolved: write ${trainer.default_root_dir} there, or give each",
                 stacklevel=1,
             )
-        checkpoint = self.checkpoint
-        if checkpoint and Path(checkpoint).is_file():
-            verify(checkpoint, self.model, needed=NEEDED if self.command == "fit" else ["state_dict"])
-        begun = step_in(checkpoint) if checkpoint else -1  # now: it may be written over
         try:
+            checkpoint = self._agreed_checkpoint()
+            begun = step_in(checkpoint) if checkpoint else -1  # now: it may be written over
             method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except Stopped as stop:
             if stop.said and stop.path:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.difference import differences, told
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.shared import assemble, decided, seen_by_all, version
 from unidiff_core.training.finite import SkipNonFinite, check_finite
 from unidiff_core.training.signals import Signals
 
@@ -89,16 +91,16 @@ def run(argv: Sequence[str]) -> None:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         print("fast_dev_run: nothing is kept")
         return
-    _check_own(output)
-    if _is_filled(output) and not cli.config.overwrite:
-        _explain_skip(output, cli)
+    assemble(cli.trainer, cli.model)
+    if decided(cli.trainer, partial(_is_complete, output, cli)):
         return
     started = time.monotonic()
     work = output.with_name(output.name + ".partial")
-    if cli.trainer.is_global_zero:
-        _prepare(work, cli)
-    data = _data(cli)
-    _train(cli, work)
+    last = decided(cli.trainer, partial(_prepare, work, cli))
+    data = seen_by_all(cli.trainer, partial(_data, cli), "the shards")
+    if last:
+        seen_by_all(cli.trainer, partial(version, last), f"the checkpoint {last}")
+    _train(cli, work, last)
     if not cli.trainer.is_global_zero:
         return
     export = work / "export"
@@ -185,6 +187,19 @@ def _describe(export: Path, recipe: str, data: Any) -> None:
     open_to_all(export)
 
 
+def _is_complete(output: Path, cli: CodecCLI) -> bool:
+    """Whether there is nothing to do, which is said.
+
+    Raises:
+        ValueError: if the folder is not ours.
+    """
+    _check_own(output)
+    if not _is_filled(output) or cli.config.overwrite:
+        return False
+    _explain_skip(output, cli)
+    return True
+
+
 def _explain_skip(output: Path, cli: CodecCLI) -> None:
     if found := _differences(output, cli, of_trainer=RESULT):
         raise ValueError(
@@ -211,8 +226,11 @@ def _settings(recipe: dict[str, Any], of_trainer: Sequence[str]) -> dict[str, An
     return {name: value for name, value in recipe.items() if name != "output"} | {"trainer": trainer}
 
 
-def _prepare(work: Path, cli: CodecCLI) -> None:
+def _prepare(work: Path, cli: CodecCLI) -> Path | None:
     """Make the folder of the unfinished training, or check that the one there can go on. One process does.
+
+    Returns:
+        The checkpoint to go on from, if there is one.
 
     Raises:
         ValueError: if it holds something else, or a training of another model or data.
@@ -233,13 +251,18 @@ def _prepare(work: Path, cli: CodecCLI) -> None:
     shutil.rmtree(work / "export", ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     (work / CONFIG).write_text(cli.recipe())
+    last = work / CHECKPOINT
+    if not last.is_file():
+        return None
+    print(f"going on from {last}")
+    return last
 
 
 def _drop_checkpoints(trainer: Any) -> None:
     trainer.callbacks = [row for row in trainer.callbacks if not isinstance(row, Checkpoint)]
 
 
-def _train(cli: CodecCLI, work: Path) -> None:
+def _train(cli: CodecCLI, work: Path, last: Path | None) -> None:
     if isinstance(cli.model, OnePass):
         cli.datamodule.setup("fit")
         return
@@ -248,11 +271,7 @@ def _train(cli: CodecCLI, work: Path) -> None:
     _drop_checkpoints(trainer)
     stop = Signals("only whole epochs are; the same command goes on from the last one")
     trainer.callbacks += [SkipNonFinite(), stop, keep]  # type: ignore[attr-defined]
-    last = work / CHECKPOINT
-    goes_on = last.is_file()
-    if goes_on and trainer.is_global_zero:
-        print(f"going on from {last}")
-    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if goes_on else None, weights_only=True)
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last, weights_only=True)
     if not trainer.global_step:
         raise ValueError(
             f"no step was taken, so nothing is exported: trainer.max_epochs is {trainer.max_epochs}, trainer.max_steps "

@@ -154,13 +154,14 @@ def local_file(shard: Shard) -> Path | None:
     return path if path.is_file() else None
 
 
-def fingerprint(where: str | Path | Sequence[str]) -> list[list[str | int | None]]:
+def fingerprint(where: str | Path | Sequence[str], *, allow_absent: bool = False) -> list[list[str | int | None]]:
     """What shows that shards came, went or changed, and is the same of a copy of the folder.
 
-    Each one's name, its size, and the SHA-256 of its manifest, or else its time of change (ns).
+    Each one's name, its size, and the SHA-256 of its manifest, or else its time of change (ns). With `allow_absent`,
+    those that are not there have no size.
     """
     rows: list[list[str | int | None]] = []
-    for shard in list_shards(where):
+    for shard in list_shards(where, allow_absent=allow_absent):
         size, time, _ = stamp(shard) or (None, None, None)
         rows.append([shard.name, size, shard.sha256 or time])
     return rows

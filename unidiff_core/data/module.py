@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -15,11 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.damage import LossError
 from unidiff_core.data.order import GlobalOrder, InOrder, Place, num_micro_batches
-from unidiff_core.data.samples import Samples, StoredSamples
+from unidiff_core.data.samples import RawDataset, Samples, StoredSamples
 from unidiff_core.foundation.argument import check_sizes, check_whole
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.interrupt import leave_to_parent
 from unidiff_core.foundation.latents import modality_of
+from unidiff_core.foundation.shared import everybodys, seen_by_all
 
 Part = Literal["train", "validation"]
 _LOG = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ class OrderedData(pl.LightningDataModule):
             return None
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         with _naming(part):
+            if self.trainer and self.trainer.world_size > 1:
+                seen_by_all(self.trainer, partial(self.samples.version, where), f"the shards {where}")
             samples = self.samples.open(where, self.codecs, device)
             if samples is None and part == "train":
                 raise ValueError(f"there is no {where!r} to train on")
@@ -93,16 +97,28 @@ class OrderedData(pl.LightningDataModule):
         return {name: modality.codec for name, modality in modalities.items()}
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Say which samples could not be read and were left out, each once.
-
-        Raises:
-            LossError: if more is lost than may be.
-        """
+        """Say which samples could not be read and were left out, each once."""
         trains = not any(getattr(self.trainer, name, False) for name in ("validating", "testing", "sanity_checking"))
         samples = self._samples if trains else self._validation
         for why in samples.note(batch.lost) if getattr(batch, "lost", None) else ():
             _LOG.warning("left out: %s", why)
         return batch
+
+    def count_lost(self) -> None:
+        """Count what all processes could not read. They call it together.
+
+        Raises:
+            LossError: on all of them, if more is lost than may be.
+        """
+        for samples in (self._samples, self._validation):
+            if not isinstance(samples, RawDataset) or samples.damage.policy == "fail":
+                continue
+            trainer: Any = self.trainer
+            if trainer.strategy.reduce_boolean_decision(bool(samples.new), all=False):
+                for others in everybodys(trainer, samples.new):
+                    samples.note(others)
+                samples.new.clear()
+                samples.check()
 
     def setup(self, stage: str) -> None:
         """Tell the trainer over how many micro-batches to accumulate.

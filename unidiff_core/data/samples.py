@@ -20,7 +20,7 @@ from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.damage import FAIL, Damage, Tally
 from unidiff_core.data.encoding import RawReader, SampleEncoder
 from unidiff_core.data.index import ShardIndex, open_index
-from unidiff_core.data.location import notes_at
+from unidiff_core.data.location import fingerprint, notes_at
 from unidiff_core.data.order import Place
 from unidiff_core.data.shard import MOST, STORED, Endings, Members, alternatives_of, numbered_in, title_of
 from unidiff_core.data.source import Source
@@ -51,6 +51,10 @@ class Samples(ABC):
             ValueError: if there are none, or they do not fit the codecs; says where.
         """
 
+    def version(self, where: Where) -> Any:
+        """What shows that processes see other samples, plain data to compare; None if they cannot."""
+        return None
+
 
 class StoredSamples(Samples):
     """Latents that `unidiffuser encode` stored. A sample may lack modalities.
@@ -75,6 +79,10 @@ class StoredSamples(Samples):
                 f"no sample in {where} has latents of {', '.join(absent)}, only of {known}; encode them too"
             )
         return samples
+
+    def version(self, where: Where) -> Any:
+        """Of the shards."""
+        return fingerprint(where)
 
 
 class RawSamples(Samples):
@@ -112,6 +120,10 @@ class RawSamples(Samples):
         if tally.errors:
             rank_zero_warn(f"{_place(where)}: {tally.loss}", category=UserWarning)
         return samples
+
+    def version(self, where: Where) -> Any:
+        """Of the shards."""
+        return fingerprint(where, allow_absent=self.damage.policy != "fail")
 
 
 class SourceSamples(Samples):
@@ -310,6 +322,7 @@ class RawDataset(Dataset[Batch]):
         self.tally = Tally() if tally is None else tally
         self.total = len(records) + self.tally.lost
         self.lost = set[int]()
+        self.new = dict[int, str]()
         found = {name: self._counts(endings) for name, endings in reader.members.items()}
         self.has = {name: count > 0 for name, count in found.items()}
         self.num = {name: count for name, count in found.items() if (count > 1).any()}
@@ -375,18 +388,22 @@ class RawDataset(Dataset[Batch]):
         """Count the samples of a batch that could not be read, each once.
 
         Returns:
-            What is wrong with those that were not counted before.
+            What is wrong with those that were not counted before; `new` keeps it, by row, until somebody empties it.
+        """
+        new = {row: why for row, why in lost.items() if row not in self.lost}
+        self.lost |= new.keys()
+        self.new |= new
+        for why in new.values():
+            self.tally.lose(why)
+        return list(new.values())
+
+    def check(self) -> None:
+        """Stop if too many were lost.
 
         Raises:
             LossError: if more is lost than may be.
         """
-        new = {row: why for row, why in lost.items() if row not in self.lost}
-        self.lost |= new.keys()
-        for why in new.values():
-            self.tally.lose(why)
-        if new:
-            self.damage.check(self.tally, self.total)
-        return list(new.values())
+        self.damage.check(self.tally, self.total)
 
     def name(self, row: int) -> str:
         """A sample's name, for messages."""

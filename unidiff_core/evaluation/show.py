@@ -75,7 +75,8 @@ class ShowSamples(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Fix the givens, and show what there is before the next step: a mistake in a query shows at once."""
-        latents = _of_validation(trainer, pl_module, self.num)
+        # The first process's: another's batch may be padding, and would leave queries out that all must draw.
+        latents = trainer.strategy.broadcast(_of_validation(trainer, pl_module, self.num))
         plan = [self._query(text, dict(row), pl_module, latents) for text, row in self.queries.items()]
         self._plan = [query for query in plan if query]
         self._show(trainer, pl_module)

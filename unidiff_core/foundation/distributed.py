@@ -44,6 +44,19 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def from_the_first(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """Give all processes the first one's tensors, in place. DDP does; FSDP2 makes one model of parts of several.
+
+    Args:
+        tensors: by name, in the same order on all processes, which call it together.
+        device: over which they can tell each other.
+    """
+    for value in tensors.values():
+        told = value.detach().to(device)
+        torch.distributed.broadcast(told, 0)
+        value.detach().copy_(told)
+
+
 def reshard(module: nn.Module) -> None:
     """Let go of weights that a forward pass made whole.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from unidiff_core.foundation.atomic import sweep
+from unidiff_core.foundation.shared import decided
 from unidiff_core.serialization.model_directory import FILES, check_target, step_of
 from unidiff_core.training.accumulation import Accumulation
 from unidiff_core.training.ema import EMA
@@ -57,7 +59,7 @@ class ModelDirectory(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the result of a run that was finished before, if the directory is not of it."""
-        if trainer.strategy.broadcast(step_of(self.folder)) < trainer.global_step:
+        if decided(trainer, partial(step_of, self.folder)) < trainer.global_step:
             self._save(trainer, pl_module, Path(trainer.ckpt_path or "").name)
         for name in FILES:
             sweep(Path(self.folder) / name)
@@ -87,7 +89,7 @@ class KeepLast(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End a run that was finished before, but not ended; leave no half of a file."""
         paths = [Path(row.dirpath or "") / LAST for row in _keeping_last(trainer)]
-        steps = [trainer.strategy.broadcast(step_in(path)) for path in paths]
+        steps = [decided(trainer, partial(step_in, path)) for path in paths]
         # Else it goes on from an old checkpoint, or has not begun.
         is_finished = bool(trainer.global_step) and max(steps, default=0) <= trainer.global_step
         if steps and is_finished and not self._ended:
@@ -114,8 +116,9 @@ def save_last(trainer: pl.Trainer) -> Path | None:
         return None
     callback = next((row for row in callbacks if row.save_last), callbacks[0])
     last = Path(callback.last_model_path)
-    is_saved = callback.save_last and callback._last_global_step_saved == trainer.global_step and last.is_file()
-    return last if trainer.strategy.broadcast(is_saved) else _save_last_of(trainer, callback)
+    is_recorded = bool(callback.save_last and callback._last_global_step_saved == trainer.global_step)
+    is_saved = decided(trainer, lambda: is_recorded and last.is_file())
+    return last if is_saved else _save_last_of(trainer, callback)
 
 
 def _save_last_of(trainer: pl.Trainer, callback: ModelCheckpoint) -> Path:

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.optim.lr_scheduler import LambdaLR
 
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.shared import everybodys
 from unidiff_core.serialization.description import describe
 
 KEY = "settings"
@@ -57,9 +58,9 @@ class Resume(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the settings back, and tell what has changed."""
+        _agree(trainer, self._now)
         if self._callbacks is None:
             return
-        _agree(trainer)
         then = settings(trainer) | self._then
         for name, value in self._now.items():
             if name in then and _comparable(then[name]) != _comparable(value):
@@ -100,17 +101,27 @@ class Resume(pl.Callback):
         return changed
 
 
-def _agree(trainer: pl.Trainer) -> None:
-    """All processes go on from the same step: a shared folder may lag, and show them different checkpoints.
+def _agree(trainer: pl.Trainer, now: Mapping[str, Any]) -> None:
+    """All processes begin with the same settings at the same step: a shared folder may lag, and show them others.
+
+    Args:
+        trainer: of the processes, which call it together.
+        now: the settings of this one.
 
     Raises:
-        ValueError: on every process that has another step than the first.
+        ValueError: on all processes, if one has others than the first; names them.
     """
-    first: int = trainer.strategy.broadcast(trainer.global_step)
-    if not trainer.strategy.reduce_boolean_decision(first == trainer.global_step):
+    rows = everybodys(trainer, {"step": trainer.global_step, **now})
+    told = [
+        f"{name} {row.get(name)} on process {rank}, {rows[0].get(name)} on process 0"
+        for rank, row in enumerate(rows)
+        for name in {**rows[0], **row}
+        if repr(_comparable(row.get(name))) != repr(_comparable(rows[0].get(name)))
+    ]
+    if told:
         raise ValueError(
-            f"process {trainer.global_rank} goes on from step {trainer.global_step} ({trainer.ckpt_path}), process 0 "
-            f"from step {first}; do all see the same folder? Give the checkpoint by its path"
+            f"the processes begin differently: {'; '.join(told[:5])}. Do all read the same configuration, and see the "
+            "same folders?"
         )
 
 

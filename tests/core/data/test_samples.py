@@ -111,8 +111,9 @@ def attached(data, first=0, rank=0, world=1):
         global_step=first,
         global_rank=rank,
         world_size=world,
+        is_global_zero=True,  # each decides for itself here
         lightning_module=SimpleNamespace(modalities={name: Modality(codec) for name, codec in CODECS.items()}),
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        strategy=SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda told: told),
     )
     return data
 
