@@ -25,7 +25,7 @@ from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
-from unidiff_core.foundation.distributed import is_lost, leave_group
+from unidiff_core.foundation.distributed import leave_group, naming_the_lost
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.shared import assemble, decided, seen_by_all, version
 from unidiff_core.system import UniDiffuser
@@ -177,22 +177,15 @@ class UniDiffuserCLI(LightningCLI):
                 stacklevel=1,
             )
         try:
-            checkpoint = self._agreed_checkpoint()
-            begun = step_in(checkpoint) if checkpoint else -1  # now: it may be written over
-            method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            with naming_the_lost(self.trainer, "ckpt_path: last goes on from the newest checkpoint"):
+                checkpoint = self._agreed_checkpoint()
+                begun = step_in(checkpoint) if checkpoint else -1  # now: it may be written over
+                method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except Stopped as stop:
             if stop.said and stop.path:
                 again = "the same command goes" if self.config.get("ckpt_path") == "last" else "--ckpt_path=last goes"
                 stop.said += f"; {again} on from there"
             raise
-        except RuntimeError as error:
-            if self.trainer.world_size == 1 or not is_lost(error):
-                raise
-            raise ConnectionError(
-                f"process {self.trainer.global_rank} of {self.trainer.world_size} stops after step "
-                f"{self.trainer.global_step}: another one died, or cannot be reached (what it said itself tells why): "
-                f"{str(error).splitlines()[0]}. ckpt_path: last goes on from the newest checkpoint"
-            ) from error
         if self.command == "fit" and self.trainer.is_global_zero:
             print(self._outcome(begun))
 

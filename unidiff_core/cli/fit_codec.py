@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
 import sys
@@ -25,6 +26,7 @@ from unidiff_core.codec.training import CodecTraining, OnePass
 from unidiff_core.data.location import fingerprint
 from unidiff_core.foundation.atomic import open_to_all, publish
 from unidiff_core.foundation.difference import differences, told
+from unidiff_core.foundation.distributed import leave_group, naming_the_lost
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.shared import assemble, decided, seen_by_all, version
 from unidiff_core.training.finite import SkipNonFinite, check_finite
@@ -84,6 +86,7 @@ def run(argv: Sequence[str]) -> None:
     """
     quieten_lightning()
     load_plugins()
+    atexit.register(leave_group)
     cli = _parse(argv)
     output = Path(cli.config.output).expanduser()
     if getattr(cli.trainer, "fast_dev_run", False):
@@ -91,16 +94,17 @@ def run(argv: Sequence[str]) -> None:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         print("fast_dev_run: nothing is kept")
         return
-    assemble(cli.trainer, cli.model)
-    if decided(cli.trainer, partial(_is_complete, output, cli)):
-        return
-    started = time.monotonic()
-    work = output.with_name(output.name + ".partial")
-    last = decided(cli.trainer, partial(_prepare, work, cli))
-    data = seen_by_all(cli.trainer, partial(_data, cli), "the shards")
-    if last:
-        seen_by_all(cli.trainer, partial(version, last), f"the checkpoint {last}")
-    _train(cli, work, last)
+    with naming_the_lost(cli.trainer, "the same command goes on from the last whole epoch"):
+        assemble(cli.trainer, cli.model)
+        if decided(cli.trainer, partial(_is_complete, output, cli)):
+            return
+        started = time.monotonic()
+        work = output.with_name(output.name + ".partial")
+        last = decided(cli.trainer, partial(_prepare, work, cli))
+        data = seen_by_all(cli.trainer, partial(_data, cli), "the shards")
+        if last:
+            seen_by_all(cli.trainer, partial(version, last), f"the checkpoint {last}")
+        _train(cli, work, last)
     if not cli.trainer.is_global_zero:
         return
     export = work / "export"

@@ -5,8 +5,10 @@ Everything here leaves plain tensors alone, so that callers need not ask which s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -21,6 +23,29 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, torch.distributed.DistError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST)
     )
+
+
+@contextmanager
+def naming_the_lost(trainer: pl.Trainer, then: str) -> Iterator[None]:
+    """Say of the error that the death of another process makes what it is.
+
+    Args:
+        trainer: of the processes.
+        then: how to go on.
+
+    Raises:
+        ConnectionError: in place of such an error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not is_lost(error):
+            raise
+        raise ConnectionError(
+            f"process {trainer.global_rank} of {trainer.world_size} stops after step {trainer.global_step}: another "
+            "one died, or cannot be reached (what it said itself tells why): "
+            f"{str(error).splitlines()[0]}. {then}"
+        ) from error
 
 
 def leave_group() -> None:
