@@ -143,7 +143,7 @@ class UniDiffuser(pl.LightningModule):
         if mesh is not None and self.objective.drops and not self.backbone.takes_kept:
             raise ValueError(f"drop_ignored does not go with FSDP2 under {type(self.backbone).__name__}; use DDP")
         if mesh is not None and not any(isinstance(value, DTensor) for value in self.parameters()):
-            from_the_first(self.state_dict(), self.trainer.strategy.root_device)
+            from_the_first(self.state_dict(), torch.device(mesh.device_type))
             distribute(self.backbone, self._processes.values(), mesh["data_parallel"])
 
     @property
