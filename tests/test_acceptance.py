@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binom
 
 from unidiff_core.sampling.loop import sample
 from unidiff_core.testing import GaussianOracle
@@ -137,3 +138,16 @@ def deviations(oracle, names, roles, num=100_000):
     error = ((variance[:, None] * variance + covariance.square()) / num).sqrt()
     of_covariance = ((torch.cov(x.T) - covariance).abs() / error)[torch.triu(torch.ones_like(covariance)).bool()]
     return torch.cat([of_mean, of_covariance])
+
+
+def test_the_watermark_survives_files_and_is_found_where_it_is_no_more_often_than_promised(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import watermark
+
+    found = watermark.measure(watermark.photographs(), 1000)
+    print(json.dumps(found))
+    assert found["none"]["num"] == 1000
+    for name in ("png", "jpeg", "cut png", "cut jpeg"):
+        assert found[name]["detected"] >= 0.99, name
+    allowed = binom.ppf(0.999, 1000, found["bound"])  # of 1,000 that each are found with the bound's probability
+    assert found["none"]["detected"] * 1000 <= allowed

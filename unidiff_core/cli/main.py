@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "judge samples of many queries; writes evaluation.json and report.html"),
     "convert": ("convert", "read weights in another layout, such as the released ones, into a model directory"),
     "export": ("export", "write a model directory in another layout"),
+    "verify": ("verify", "say of files whether they carry a codec's mark"),
     "push": ("push", "upload a model directory to the Hugging Face hub"),
     "new-codec": ("new_codec", "write a small distribution with a codec of your own, to begin from"),
     "list": ("list", "list what is registered: codecs, sources, processes, solvers, backbones, metrics, ..."),

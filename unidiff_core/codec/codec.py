@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unidiff_core.codec.mark import Mark
 from unidiff_core.codec.region import mask_of
 from unidiff_core.foundation.stream import Stream
 
@@ -54,6 +55,10 @@ class Codec(nn.Module, ABC):
     """Ending, without a dot, of a raw sample's file: its member in a shard, and what `save` writes."""
     weights: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor parameters that hold a local path or a hub id of pretrained weights."""
+    decoding: ClassVar[tuple[str, ...]] = ()
+    """Names of the constructor parameters that change nothing but what `decode` makes of latents."""
+    marks: ClassVar[bool] = False
+    """Whether it can put a mark, unseen, into what it decodes; `find_mark` then reads it."""
     raw_type: ClassVar[type | None] = None
     """Type of a raw sample, which a given value must be of; None if several are taken, which `encode` then checks."""
     round_trip: ClassVar[float | None] = None
@@ -110,6 +115,20 @@ class Codec(nn.Module, ABC):
     @abstractmethod
     def to_bytes(self, raw: Raw) -> bytes:
         """Raw sample → content of a file; `from_bytes` gives it back."""
+
+    @classmethod
+    def find_mark(cls, data: bytes, key: str | None = None) -> Mark:
+        """Content of a file → how much is in it of the mark that this codec can put into what it decodes.
+
+        Args:
+            data: the file's content.
+            key: which mark, as its constructor takes it; the one that `marks` of it are by default.
+
+        Raises:
+            ValueError: if the content is not a sample of this modality, or the key is none.
+            NotImplementedError: if it puts none (`marks`).
+        """
+        raise NotImplementedError(f"{cls.__name__} marks nothing of what it decodes")
 
     def parse(self, text: str) -> Raw:
         """The value of ``--given name=TEXT`` → raw sample. A file's path unless the codec says otherwise.

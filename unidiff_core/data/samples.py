@@ -487,10 +487,14 @@ def _counts(place: Place, having: Callable[[Tensor], dict[str, Tensor]]) -> tupl
 
 
 def _settled(described: Mapping[str, Any], codec: Codec) -> dict[str, Any]:
-    """A described codec with one spelling of each path: a model directory says ``runs/model/../weights``."""
+    """A described codec, but for how it decodes, with one spelling of each path.
+
+    A model directory says ``runs/model/../weights``.
+    """
     return {
         key: _spelt(value) if key in codec.weights and isinstance(value, str) else value
         for key, value in described.items()
+        if key not in codec.decoding
     }
 
 

@@ -100,12 +100,12 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _meaning(config: Mapping[str, Any], registry: Registry) -> str:
-    """SHA-256 of a configuration, but for where codecs' weights lie, and what is in `NOTES`."""
+    """SHA-256 of a configuration, but for where codecs' weights lie, how they decode, and what is in `NOTES`."""
     kept = {key: value for key, value in config.items() if key not in NOTES}
     kept["modalities"] = {}
     for name, row in config["modalities"].items():
-        places = registry.find(row["codec"]["class"], Codec).weights
-        codec = {key: value for key, value in row["codec"].items() if key not in places}
+        cls = registry.find(row["codec"]["class"], Codec)
+        codec = {key: value for key, value in row["codec"].items() if key not in cls.weights + cls.decoding}
         kept["modalities"][name] = {**row, "codec": codec}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

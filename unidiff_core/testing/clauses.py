@@ -37,19 +37,20 @@ from unidiff_core.testing.case import (
 
 
 def clause_declaration(case: Case) -> None:
-    """Declare `licence`, `extension`, `sources` and `weights` as `Codec` documents them."""
+    """Declare `licence`, `extension`, `sources`, `weights` and `decoding` as `Codec` documents them."""
     codec = case.codec
     if not isinstance(codec.extension, str) or not codec.extension.isalnum():
         raise Broken(f"extension is {codec.extension!r}", 'write a file\'s ending without a dot, `extension = "csv"`')
-    for name in ("sources", "weights"):
+    for name in ("sources", "weights", "decoding"):
         value = getattr(codec, name)
         if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
             raise Broken(f"{name} is {value!r}", f"write a tuple of strings, `{name} = (…,)`")
-    if unknown := set(codec.weights) - set(inspect.signature(type(codec)).parameters):
-        raise Broken(
-            f"weights names {', '.join(sorted(unknown))}, which the constructor does not take",
-            "name the constructor's parameters that hold a path or hub id",
-        )
+    for name, what in (("weights", "hold a path or hub id"), ("decoding", "change nothing but what `decode` gives")):
+        if unknown := set(getattr(codec, name)) - set(inspect.signature(type(codec)).parameters):
+            raise Broken(
+                f"{name} names {', '.join(sorted(unknown))}, which the constructor does not take",
+                f"name the constructor's parameters that {what}",
+            )
 
 
 def clause_constructor(case: Case) -> None:

@@ -16,6 +16,7 @@ from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_siz
 from unidiff_codecs.released.state import check_names, check_shapes, find_weights, read_state, shapes_of
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
+from unidiff_codecs.watermark import KEY
 from unidiff_core import Converter, ForwardProcess, Gaussian
 from unidiff_core.codec.weights import read_config, require
 from unidiff_core.network.uvit import UViT
@@ -35,6 +36,7 @@ class DiffusersFolder(Converter):
         image_clip: folder or hub id of the open_clip model that gives the image feature; it is referred to, not copied.
         text_clip: the same, for the text states.
         licence: licence of the weights.
+        watermark: eight hexadecimal digits that images of 256 pixels and more a side carry unseen; null marks none.
     """
 
     layout: ClassVar[str] = f"{NETWORK}/, {AUTOENCODER}/, {TEXT_DECODER}/, each with {CONFIG} and its weights"
@@ -49,9 +51,10 @@ class DiffusersFolder(Converter):
         image_clip: str = IMAGE_CLIP,
         text_clip: str = TEXT_CLIP,
         licence: str = LICENCE,
+        watermark: str | None = KEY,
     ) -> None:
         self.tokenizer = tokenizer
-        self.options = Options(image_clip, text_clip, licence)
+        self.options = Options(image_clip, text_clip, licence, watermark)
 
     @staticmethod
     def recognises(source: Path) -> bool:
@@ -68,7 +71,7 @@ class DiffusersFolder(Converter):
         images = _read_autoencoder(source / AUTOENCODER, report)
         self._report_rest(source, report)
         origin = f"{source.resolve().name}, in the layout of diffusers (UniDiffuser, arXiv 2303.06555)"
-        return assemble(sizes, weights, images, decoder, folder, self.options, origin)
+        return assemble(sizes, weights, images, decoder, folder, self.options, origin, report)
 
     def write(self, model: Pretrained, folder: Path, report: Report) -> None:
         """See `Converter.write`."""

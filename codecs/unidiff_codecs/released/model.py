@@ -13,9 +13,11 @@ from unidiff_codecs.image import ImageCodec
 from unidiff_codecs.released.sizes import Sizes
 from unidiff_codecs.text import TextCodec
 from unidiff_codecs.text_decoder import TextDecoder
+from unidiff_codecs.watermark import SMALLEST
 from unidiff_core import Gaussian, Modality
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.process.gaussian.schedule import ScaledLinear
+from unidiff_core.serialization.converter import Report
 from unidiff_core.serialization.description import Description, Pretrained, describe
 
 LICENCE = "AGPL-3.0"
@@ -40,6 +42,7 @@ class Options:
     image_clip: str
     text_clip: str
     licence: str
+    watermark: str | None
 
 
 def assemble(
@@ -50,6 +53,7 @@ def assemble(
     folder: Path,
     options: Options,
     source: str,
+    report: Report,
 ) -> Pretrained:
     """Write the codecs' networks into `folder` and put the model together, without copying the weights.
 
@@ -61,8 +65,9 @@ def assemble(
     parts[1].mkdir()
     decoder.save_pretrained(parts[1])
     process = Gaussian(ScaledLinear(), "noise"), Gaussian(ScaledLinear(), "noise")
+    images = image_codec(sizes, autoencoder.config, str(parts[0]), options, report)
     modalities = {
-        "image": Modality(image_codec(sizes, autoencoder.config, str(parts[0]), options.image_clip), process[0]),
+        "image": Modality(images, process[0]),
         "text": Modality(text_codec(sizes, decoder, str(parts[1]), options.text_clip), process[1]),
     }
     network = sizes.network({name: modality.ports for name, modality in modalities.items()})
@@ -77,8 +82,8 @@ def assemble(
     return Pretrained(description, {f"backbone.{name}": value for name, value in weights.items()})
 
 
-def image_codec(sizes: Sizes, config: Any, autoencoder: str, clip: str) -> ImageCodec:
-    """The image codec of a network and an autoencoder.
+def image_codec(sizes: Sizes, config: Any, autoencoder: str, options: Options, report: Report) -> ImageCodec:
+    """The image codec of a network and an autoencoder, with a watermark if its images are large enough for one.
 
     Raises:
         ValueError: if their latents differ.
@@ -88,14 +93,18 @@ def image_codec(sizes: Sizes, config: Any, autoencoder: str, clip: str) -> Image
             f"the network reads {sizes.channels} latent channels, the autoencoder gives {config.latent_channels}"
         )
     downsampling = 2 ** (len(config.block_out_channels) - 1)
+    size = sizes.side * downsampling
+    if options.watermark is not None and size >= SMALLEST:
+        report.add(f"its images carry the watermark {options.watermark}, unseen (`unidiffuser verify` finds it)")
     return ImageCodec(
         autoencoder,
-        clip,
-        size=sizes.side * downsampling,
+        options.image_clip,
+        size=size,
         downsampling=downsampling,
         latent_channels=sizes.channels,
         clip_width=sizes.clip_width,
         patch=sizes.patch,
+        watermark=options.watermark if size >= SMALLEST else None,
     )
 
 

@@ -9,6 +9,7 @@ from unidiff_codecs.released import autoencoder, network, text_decoder
 from unidiff_codecs.released.model import IMAGE_CLIP, LICENCE, TEXT_CLIP, Options, assemble
 from unidiff_codecs.released.sizes import released_sizes
 from unidiff_codecs.released.state import read_state
+from unidiff_codecs.watermark import KEY
 from unidiff_core import Converter
 from unidiff_core.foundation.argument import check_sizes
 from unidiff_core.serialization.converter import Report
@@ -31,6 +32,7 @@ class ReleasedFolder(Converter):
         heads: attention heads of the network; 64 channels each if not given.
         text_decoder_heads: attention heads of GPT-2; 64 channels each if not given.
         licence: licence of the weights.
+        watermark: eight hexadecimal digits that images of 256 pixels and more a side carry unseen; null marks none.
     """
 
     layout: ClassVar[str] = f"{' or '.join(NETWORKS)}, {TEXT_DECODER}, {AUTOENCODER}"
@@ -45,12 +47,13 @@ class ReleasedFolder(Converter):
         heads: int | None = None,
         text_decoder_heads: int | None = None,
         licence: str = LICENCE,
+        watermark: str | None = KEY,
     ) -> None:
         check_sizes(length=length, heads=heads, text_decoder_heads=text_decoder_heads)
         self.network = network
         self.tokenizer, self.length = tokenizer, length
         self.heads, self.text_decoder_heads = heads, text_decoder_heads
-        self.options = Options(image_clip, text_clip, licence)
+        self.options = Options(image_clip, text_clip, licence, watermark)
 
     @staticmethod
     def recognises(source: Path) -> bool:
@@ -68,7 +71,7 @@ class ReleasedFolder(Converter):
         images = _autoencoder(source / AUTOENCODER, report)
         report.add(f"CLIP is not in these files and is loaded from {self.options.image_clip}, {self.options.text_clip}")
         names = f"{file.name}, {TEXT_DECODER} and {AUTOENCODER} of UniDiffuser (arXiv 2303.06555, thu-ml/unidiffuser)"
-        return assemble(sizes, weights, images, decoder, folder, self.options, names)
+        return assemble(sizes, weights, images, decoder, folder, self.options, names, report)
 
     def _decoder(self, path: Path, tokenizer: object, report: Report) -> text_decoder.TextDecoder:
         state = text_decoder.without_clip(read_state(path, report), path, report)

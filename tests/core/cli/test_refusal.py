@@ -29,6 +29,7 @@ ABBREVIATED = {
     "interpolate": ("a", "--gui=2", "--guidance"),
     "inpaint": ("a", "--gui=2", "--guidance"),
     "push": ("a", "b", "--priv", "--private"),
+    "verify": ("a", "--ke=x", "--key"),
     "evaluate": ("a", "--stri", "--strict"),
     "encode": ("--batch_s=3", "--batch_size"),
     "shards": ("--shard_s=3", "--shard_size"),
