@@ -35,6 +35,7 @@ def inpaint(
     *,
     outside: bool = False,
     resamples: int = 1,
+    kept_at: float = 0.0,
     latents: bool = False,
     options: SamplingOptions | None = None,
     on_step: OnStep | None = None,
@@ -49,6 +50,10 @@ def inpaint(
     known, so that they agree less than they should. `resamples` lessens it: each tenth of the path is noised afresh and
     gone through so often (RePaint, Lugmayr et al. 2022, arXiv 2201.09865), which costs as much more.
 
+    A spec that starts below T, ``image@0.6``, changes what is in the region, from the given value noised to there. With
+    `kept_at` the rest is a noisy condition, as ``text@0.2`` is one: it is put back down to that time alone, and below
+    it is sampled with the region, so that both agree and the rest comes back as nearly as the noise lets it.
+
     **Symbols of the masked process.** What is free is hidden and the rest is not: exact, if the network is.
 
     Args:
@@ -61,6 +66,7 @@ def inpaint(
         outside: whether what is outside of the regions is sampled, and they are kept (outpainting). A stream that is
             in its region as a whole is sampled in any case.
         resamples: how often each tenth of the path is gone through; 1 is plain replacement.
+        kept_at: time below which what is kept is not put back, as a fraction of T; numbers only.
         latents: whether to return latents of all that is solved.
         options: how to sample. `steps` are those of one passage.
         on_step: told of each step, counted over all batches.
@@ -70,14 +76,14 @@ def inpaint(
         Solved modality → list of `num` raw samples; with `latents`, full stream name → ``[num, ...]``.
 
     Raises:
-        SpecError: if spec, given and regions do not fit together, or resampling does not go with the path.
+        SpecError: if spec, given and regions do not fit together, or resampling or `kept_at` do not go with the path.
         ValueError: if a region is none of its codec.
     """
     options = SamplingOptions.changed(options or model.sampling, changes, "inpaint()")
     spec = TimestepSpec.parse(spec, model.modalities)
     values, num = values_of(given, num, model.shapes)
     masked = {modality_of(key) for key in regions}
-    _check(model, spec, values, masked, resamples)
+    _check(model, spec, values, masked, resamples, kept_at)
     masks = {
         key: mask.expand(num, *mask.shape[1:]) for key, mask in _masks(model, regions, values, num, outside).items()
     }
@@ -87,7 +93,8 @@ def inpaint(
     conditions = conditions_of(options.conditions, model.backbone.conditions, num, model.device)
     for i, part in enumerate(groups):
         known = values.encoded(model, part, options.seed)
-        row = _Part(model, repeated[0], known, {key: mask[part] for key, mask in masks.items()}, part, options.seed)
+        own_masks = {key: mask[part] for key, mask in masks.items()}
+        row = _Part(model, repeated[0], known, own_masks, part, options.seed, kept_at)
         own = replace(
             options,
             steps=repeated[1],
@@ -138,6 +145,7 @@ class _Part:
         known: clean latents of all that is given.
         masks: full stream name → bool ``[b, *shape]``, True where it is free.
         part: which samples.
+        kept_at: time below which numbers are not put back.
     """
 
     model: UniDiffuser
@@ -146,6 +154,7 @@ class _Part:
     masks: Mapping[str, Tensor]
     part: slice
     seed: int
+    kept_at: float
     _calls: Iterator[int] = field(default_factory=itertools.count)
 
     def process(self, key: str) -> ForwardProcess:
@@ -186,6 +195,8 @@ class _Part:
         for key, mask in self.masks.items():
             known, t = self.known[key].to(latents[key].dtype), times[modality_of(key)]
             process = self.process(key)
+            if t < self.kept_at:
+                continue
             if t > 0 and process.start_in_part(known, mask) is None:
                 # Fresh noise at each step: with one draw for all of them the samples vary less than they should.
                 draws = Draws(self.seed, "sample known", key, call, index)
@@ -194,11 +205,15 @@ class _Part:
         return moved
 
 
-def _check(model: UniDiffuser, spec: TimestepSpec, values: Values, masked: set[str], resamples: int) -> None:
+def _check(
+    model: UniDiffuser, spec: TimestepSpec, values: Values, masked: set[str], resamples: int, kept_at: float
+) -> None:
     if not masked:
         raise SpecError("no region is given; without one it is sampling")
     if resamples < 1:
         raise SpecError(f"the path is gone through once at least, not {resamples} times")
+    if not 0 <= kept_at < 1:
+        raise SpecError(f"what is kept is put back down to a time in [0, 1) (0 is clean, 1 is noise), not {kept_at}")
     for name in masked:
         if name not in spec.solved:
             known = ", ".join(spec.solved)
@@ -206,11 +221,17 @@ def _check(model: UniDiffuser, spec: TimestepSpec, values: Values, masked: set[s
         if name not in values.names:
             raise SpecError(f"a region of {name!r} is given, and no value of it to keep the rest of; give one")
         path = spec.paths[name]
-        if path.knots[0][1] != 1 or path.knots[-1][1] != 0:
-            raise SpecError(f"inpainting takes paths from 1 to 0, and {name!r} in {spec} has another")
-        if model.modalities[name].process.is_discrete and (len(path.knots) != 2 or resamples > 1):
-            what = "resampling" if resamples > 1 else "a path of several knots"
-            raise SpecError(f"symbols need no {what}: what is free of {name!r} is hidden, and sampled given the rest")
+        if path.knots[0][1] == 0 or path.knots[-1][1] != 0:
+            raise SpecError(f"inpainting takes paths from a noisy state to 0, and {name!r} in {spec} has another")
+        odd = {
+            "path of several knots": len(path.knots) != 2,
+            "resampling": resamples > 1,
+            "start below 1": path.knots[0][1] < 1,
+            "noise of what is kept": kept_at > 0,
+        }
+        if model.modalities[name].process.is_discrete and any(odd.values()):
+            what = next(what for what, is_so in odd.items() if is_so)
+            raise SpecError(f"symbols take no {what}: what is free of {name!r} is hidden, and sampled given the rest")
     needed = [name for name, path in spec.paths.items() if path.needs_value]
     for name in values.names - masked:
         if name not in needed:

@@ -32,12 +32,16 @@ sound a stretch [from, to] in seconds; of any codec ranges of its streams' grids
   unidiffuser inpaint runs/digits "image | text" --given image=seven.png --given text="a red seven" \\
       --region image="[0, 16, 32, 32]" --num 4 --resamples 5
   unidiffuser inpaint runs/digits "image" --given image=seven.png --region image="[8, 8, 24, 24]" --outside
+  unidiffuser inpaint runs/digits "image@0.6 | text" --given image=seven.png --given text="a red nine" \\
+      --region image="[0, 16, 32, 32]"
   unidiffuser inpaint runs/digits_tokens "text | image" --given image=seven.png --given text="a red seven" \\
       --region text=red
 
 Numbers (images, sounds, CLIP's states of a text) are put back as noisy as the time is, after each step. That is biased:
 the new part agrees less with the kept one than it should. --resamples goes through each tenth of the path so often,
-noised afresh, which costs as much more and lessens it. Symbols of the masked process are sampled exactly.
+noised afresh, which costs as much more and lessens it. A start below 1 (image@0.6) changes what is in the region, in
+place of drawing it anew; --kept_at 0.2 puts back no longer below 0.2, where the rest is sampled along: it then comes
+back nearly, and agrees with the region. Symbols of the masked process are sampled exactly.
 """
 
 
@@ -56,6 +60,7 @@ def _parser() -> Parser:
     )
     add("--outside", action="store_true", help="Sample what is outside of the regions, and keep them.")
     add("--resamples", type=int, default=1, help="How often each tenth of the path is gone through.")
+    add("--kept_at", type=float, default=0.0, help="Time below which what is kept is no longer put back, 0 to 1.")
     add_given(parser)
     add_model(parser)
     return parser
@@ -84,6 +89,7 @@ def run(argv: Sequence[str]) -> None:
             options.num,
             outside=options.outside,
             resamples=options.resamples,
+            kept_at=options.kept_at,
             options=sampling,
             on_step=lambda report: show(100 * report.step / report.steps, scale=0),
         )

@@ -82,6 +82,39 @@ def test_numbers_are_biased_and_resampling_lessens_it(numbers):
     assert plain > 0.2 and often < 0.5 * plain, (plain, often)
 
 
+def test_a_kept_part_that_is_noisy_agrees_better_and_comes_back_nearly(numbers):
+    model, oracle = numbers
+    known, options = torch.tensor([0.0, 0.0, 2.0, -1.5]), {"steps": 20, "solver": "ddpm", "batch_size": 1500}
+    s, mean = oracle.covariance[:4, :4], oracle.mean[:4]
+    gain = torch.linalg.solve(s[2:, 2:], s[2:, :2]).T
+    cholesky = torch.linalg.cholesky(s[:2, :2] - gain @ s[2:, :2])
+    apart, moved = [], []
+    for kept_at in (0.0, 0.2, 0.4):
+        given = {"a.v": known[None]}
+        got = inpaint(model, "a", given, {"a.v": FREE}, 1500, kept_at=kept_at, latents=True, **options)["a.v"].double()
+        wanted = mean[:2] + (got[:, 2:] - mean[2:]) @ gain.T  # of what is free, given what now stands beside it
+        apart.append(torch.linalg.solve(cholesky, (got[:, :2] - wanted).mean(0)).norm().item())
+        moved.append((got[:, 2:] - known[2:]).square().mean().sqrt().item())
+    assert apart[2] < 0.75 * apart[1] < 0.65 * apart[0], apart
+    assert moved[0] == 0 < moved[1] < 0.6 < moved[2], moved
+
+
+def test_a_region_may_start_from_what_it_was(numbers):
+    model, _ = numbers
+    given, whole = {"a.v": torch.randn(40, 4, generator=torch.Generator().manual_seed(0))}, torch.ones(4, dtype=bool)
+    options = {"steps": 10, "latents": True, "seed": 2}
+    got = inpaint(model, "a@0.4", given, {"a.v": whole}, **options)["a.v"]
+    assert torch.equal(got, model.sample("a@0.4", given, **options)["a.v"])  # with nothing kept it is plain sampling
+    far = []
+    for spec in ("a@0.1", "a@0.4", "a"):
+        got = inpaint(model, spec, given, {"a.v": FREE}, **options)["a.v"]
+        assert torch.equal(got[:, 2:], given["a.v"][:, 2:])
+        far.append((got - given["a.v"])[:, :2].square().mean().item())
+    assert far[0] < 0.5 * far[1] < 0.5 * far[2], far
+    again = inpaint(model, "a@0.4", given, {"a.v": FREE}, resamples=2, **options)["a.v"]
+    assert torch.equal(again[:, 2:], given["a.v"][:, 2:]) and not torch.equal(again, got)
+
+
 def test_symbols_are_exact_and_what_is_known_stays(words):
     model, table = words
     given, num = {"w": "aba", "n": 0.5}, 6000
@@ -156,7 +189,7 @@ def test_regions_in_the_streams_coordinates(numbers):
             "a region of 'b' is given, which a does not solve",
         ),
         (("a", {}, {"a.v": FREE}), "and no value of it"),
-        (("a@0.5", {"a": 0.5}, {"a.v": FREE}), "inpainting takes paths from 1 to 0"),
+        (({"a": [0, 1]}, {"a": 0.5}, {"a.v": FREE}), "inpainting takes paths from a noisy state to 0"),
         (("a | b", {"a": 0.5}, {"a.v": FREE}), "a | b holds 'b', but no value"),
         (("a", {"a": 0.5, "b": 0.5}, {"a.v": FREE}), "'b' is given, but a does not use it"),
         (("a", {"a": 0.5}, {"a.v": FREE[:2]}), r"the mask of 'a\.v' is torch\.bool \(2,\)"),
@@ -170,8 +203,16 @@ def test_what_makes_no_sense_is_said(numbers, arguments, says):
 
 def test_resampling_does_not_go_with_everything(numbers, words):
     free = {"w.ids": torch.tensor([True, False, True])}
-    with pytest.raises(SpecError, match="symbols need no resampling"):
-        inpaint(words[0], "w", {"w": "aba"}, free, resamples=2)
+    for spec, options, what in (
+        ("w", {"resamples": 2}, "resampling"),
+        ("w", {"kept_at": 0.2}, "noise of what is kept"),
+        ("w@0.5", {}, "start below 1"),
+    ):
+        with pytest.raises(SpecError, match=f"symbols take no {what}"):
+            inpaint(words[0], spec, {"w": "aba"}, free, **options)
+    for wrong in (-0.1, 1.0, float("nan")):
+        with pytest.raises(SpecError, match=r"put back down to a time in \[0, 1\)"):
+            inpaint(numbers[0], "a", {"a": 0.5}, {"a.v": FREE}, kept_at=wrong)
     with pytest.raises(SpecError, match="10 stretches"):
         inpaint(numbers[0], "a", {"a": 0.5}, {"a.v": FREE}, resamples=2, steps=5)
     with pytest.raises(SpecError, match="go down in one piece"):

@@ -49,9 +49,9 @@ def test_interpolate_writes_its_frames(model):
 
 def test_inpaint_keeps_the_rest(model, monkeypatch):
     options = [f"--given=b={model / 'value.num'}", "--steps=10", "--num=2", f"--out={model / 'out'}"]
-    main(["inpaint", str(model / "model"), "b", "--region=b={s: [0, 1]}", *options, "--resamples=2"])
+    main(["inpaint", str(model / "model"), "b", "--region=b={s: [0, 1]}", *options, "--resamples=2", "--kept_at=0.2"])
     loaded = UniDiffuser.from_pretrained(model / "model")
-    expected = inpaint(loaded, "b", {"b": 0.25}, {"b": {"s": [0, 1]}}, 2, steps=10, resamples=2)["b"]
+    expected = inpaint(loaded, "b", {"b": 0.25}, {"b": {"s": [0, 1]}}, 2, steps=10, resamples=2, kept_at=0.2)["b"]
     assert numbers(model / "out/b") == expected
     kept = inpaint(loaded, "b", {"b": 0.25}, {"b": {"s": [0, 1]}}, 2, steps=10, outside=True, latents=True)["b.s"]
     assert (kept[:, 0] == 0.25).all() and (kept[:, 1] != 0.25).all()
