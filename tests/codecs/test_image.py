@@ -210,7 +210,7 @@ def test_a_model_finds_its_codecs_weights_again(image_arguments, autoencoder, cl
     config = yaml.safe_load((Path(folder).expanduser() / "config.yaml").read_text())
     assert config["modalities"]["image"]["codec"]["clip"].startswith("../")
     model = UniDiffuser.from_pretrained(folder)
-    model.save_pretrained(folder)  # again, from what was loaded
+    model.save_pretrained(folder, overwrite=True)  # again, from what was loaded
     assert UniDiffuser.from_pretrained(folder).sample("image", num=1, steps=1)["image"][0].size == (32, 32)
 
 

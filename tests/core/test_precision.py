@@ -75,13 +75,13 @@ def test_numbers_that_are_too_large_for_fp16_are_told(directory):
     with torch.no_grad():
         model.backbone.tokens_of("a.v").head.bias.fill_(6e4)
         model.backbone.tokens_of("a.v").head.weight[:] = torch.where(torch.arange(16) < 8, 6e4, -6e4)
-    model.save_pretrained(directory)
+    model.save_pretrained(directory, overwrite=True)
     half = UniDiffuser.from_pretrained(directory, precision="fp16")
     with pytest.raises(NonFiniteError, match=r"a\.v is not finite: the network's numbers are too large for fp16"):
         half.sample("a", num=2, steps=2)
     with torch.no_grad():
         model.backbone.tokens_of("a.v").head.weight.fill_(1e6)
-    model.save_pretrained(directory)
+    model.save_pretrained(directory, overwrite=True)
     half = UniDiffuser.from_pretrained(directory, precision="fp16")
     with pytest.raises(NonFiniteError, match=r"head\.weight for one: too large for fp16; take bf16"):
         half.sample("a", num=2, steps=2)

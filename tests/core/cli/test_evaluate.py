@@ -202,7 +202,7 @@ def test_what_was_drawn_is_not_drawn_again(unjudged, tmp_path, monkeypatch):
     other = make()
     other.requires_grad_(False)
     next(other.parameters()).add_(1.0)
-    other.save_pretrained(tmp_path / "model")
+    other.save_pretrained(tmp_path / "model", overwrite=True)
     run(arguments)
     assert calls[5:] == ["a", "b", "a", "b"]  # another seed, and other weights
 

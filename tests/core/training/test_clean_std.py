@@ -89,7 +89,7 @@ def test_it_is_used_by_name_and_kept_when_the_model_is_saved_again(folder, tmp_p
     again = UniDiffuser.from_pretrained(tmp_path)
     assert again.sample("a, b", num=3, steps=3, solver="analytic(1)") == with_it
     again.clean_std = {}
-    again.save_pretrained(tmp_path)
+    again.save_pretrained(tmp_path, overwrite=True)
     with pytest.raises(ValueError, match="analytic needs"):
         UniDiffuser.from_pretrained(tmp_path).sample("a", steps=2, solver="analytic")
 

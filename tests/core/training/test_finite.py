@@ -122,6 +122,6 @@ def test_weights_that_are_not_finite_are_neither_kept_nor_sampled(tmp_path, monk
     with pytest.raises(NonFiniteError, match="nothing to sample"):
         model.sample("a", steps=1)
     monkeypatch.setattr(system, "check_finite", lambda *_: None)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, overwrite=True)
     with pytest.raises(ModelDirectoryError, match=f"are not finite, {name} for one"):
         UniDiffuser.from_pretrained(folder)

@@ -64,7 +64,9 @@ def test_start_takes_everything_from_the_directory(start):
 
 def test_the_average_is_where_it_starts_unless_the_models_own_weights_are_asked_for(start):
     model = UniDiffuser.from_pretrained(start)
-    model.save_pretrained(start, average={name: value + 1 for name, value in model.state_dict().items()})
+    model.save_pretrained(
+        start, overwrite=True, average={name: value + 1 for name, value in model.state_dict().items()}
+    )
     averaged, own = UniDiffuser(start=Start(str(start))), UniDiffuser(start=Start(str(start), weights="model"))
     before = state(model)
     assert all(torch.equal(value, before[name] + 1) for name, value in state(averaged).items())
