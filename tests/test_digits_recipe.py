@@ -70,6 +70,15 @@ def test_captions_of_an_image_and_pairs_and_a_mapping(workplace):
     unidiffuser("sample", model, "--spec", spec, "--given", "text=a red seven", "--steps", 3, cwd=workplace)
 
 
+def test_a_marginal_is_led_by_a_classifier(workplace, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gradient
+
+    gradient.main([str(workplace / "runs/digits"), "--steps=3", "--solver_steps=2", "--num=4", "--scales", "0", "2"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows[:2]] == ["| image, gradient 0", "| image, gradient 2"] and len(rows) == 4
+
+
 def test_the_seed_repeats_samples_whatever_the_batch_size(workplace):
     def pictures(name, *options):
         base = ("sample", workplace / "runs/digits", "image", "--num", 6, "--steps", 5)
