@@ -17,6 +17,7 @@ from unidiff_core.codec.waveform import Waveform, to_wav
 from unidiff_core.data.module import Placed
 from unidiff_core.data.order import GlobalOrder, InOrder
 from unidiff_core.evaluation.show import ShowSamples, hand
+from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.training.ema import EMA
 
 
@@ -48,6 +49,16 @@ def test_samples_are_of_the_average_with_the_same_noise_and_givens_each_time(tmp
     page = (run / "samples.html").read_text()
     assert re.findall(r"<h2>step (\d+)</h2>", page) == ["7", "6", "3", "0"] and page.count("<h3>") == 8
     assert page.count('class="given"') == 4 * 4 and f"<code>{expected[2]}</code>" in page
+
+
+def test_what_a_query_does_not_say_is_as_the_model_says(tmp_path):
+    model = make()
+    model.sampling = SamplingOptions(guidance=3.0, steps=9, solver="ddpm")
+    _, run = shown(tmp_path, steps=1, model=model, queries={"a | b": {}})
+    latents = model.latents(next(iter(validation())), "validation")
+    options = {"steps": 3, "guidance": 3.0, "solver": "ddpm", "seed": 0}  # its own number of steps
+    expected = model.sample("a | b", {"b.s": latents["b.s"][:4]}, 4, **options)["a"]
+    assert [float(path.read_text()) for path in sorted((run / "shown/0000001/a_given_b/a").iterdir())] == expected
 
 
 def test_the_training_is_the_same_with_it_and_a_resumed_page_goes_on(tmp_path):

@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from tests.core.conftest import StepCodec
-from tests.core.sampling.test_oracle import DOUBLE, oracle_of, run
+from tests.core.sampling.test_oracle import DOUBLE, oracle_of, repeated, run
 from tests.core.tiny import make
 from unidiff_core import Gradient, Modality, UniDiffuser
 from unidiff_core.foundation.time import T, time_tensor
@@ -152,7 +152,7 @@ def test_an_interval_for_each_modality_is_a_sum_within_it_and_the_plain_estimate
         return silence(x, times, names, lambda key: silent[key])
 
     wrapped = options.wrapped(counted, spec, oracle.processes, silenced)
-    for a, b, is_on in [(0.9, 0.72, False), (0.5, 0.4, True), (0.2, 0.16, False)]:
+    for a, b, is_on in [(0.9, 0.72, False), (0.5, 0.4, True), (0.5, 0.9, True), (0.2, 0.5, False)]:
         times = {name: time_tensor(T * t, 3) for name, t in (("a", a), ("b", b), ("c", 0))}
         plain, without = oracle(latents, times), oracle(*silenced(latents, times, {"c"}))
         got = wrapped(latents, times)
@@ -219,6 +219,24 @@ def test_a_gradient_at_t_where_nothing_of_the_data_is_left_moves_nothing():
     steep = Gradient(lambda latents, times: 1e6 * latents["a.grid"].flatten(1).sum(1))
     got = run(oracle, "a", num=2, steps=1, solver="ddim", gradient=steep)
     assert torch.equal(got["a.grid"], run(oracle, "a", num=2, steps=1, solver="ddim")["a.grid"])
+
+
+def test_a_threshold_comes_after_guidance_and_gradient():
+    oracle = oracle_of(2)
+    steep = Gradient(lambda latents, times: 1e3 * latents["a.grid"].flatten(1).sum(1))
+    clean = []
+    options = {"num": 2, "steps": 4, "guidance": 5.0, "gradient": steep, "threshold": 1.0}
+    given = repeated(oracle, "b", 2)
+    run(
+        oracle,
+        {"a": [0.9, 0], "b": 0},
+        states={"a.grid": oracle.draw(2)["a.grid"]},
+        supplied=given,
+        on_step=clean.append,
+        **options,
+    )
+    found = torch.stack([step.clean["a.grid"] for step in clean])
+    assert found.abs().max() == 1 and (found == 1).double().mean() > 0.9
 
 
 def test_a_gradient_that_is_none_says_why():

@@ -8,7 +8,9 @@ import torch
 from tests.core.sampling.test_oracle import assert_distributed, oracle_of, run
 from tests.core.tiny import make
 from unidiff_core.foundation.time import T
+from unidiff_core.sampling.call import latents_of
 from unidiff_core.sampling.loop import sample, time_grid
+from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import SpecError, TimestepSpec
 
 RENOISED = {"renoise": [[0, 1], [0.5, 0], [0.6, 0.4], [1, 0]]}
@@ -104,6 +106,10 @@ def test_silenced_modalities_are_redrawn_at_each_evaluation_where_that_is_asked_
 
 def test_a_model_takes_and_returns_latents():
     model = make()
+    model.sampling = SamplingOptions(steps=2, guidance=1.0)
+    said = latents_of(model, "a", {}, 2, steps=2, guidance=1.0)
+    assert torch.equal(latents_of(model, "a", {}, 2)["a.v"], said["a.v"])
+    model.sampling = SamplingOptions()
     latents = model.sample("b | a", {"a": [0.1, 0.2, 0.3]}, steps=2, latents=True, batch_size=2)
     assert {key: tuple(value.shape) for key, value in latents.items()} == {"b.s": (3, 2, 4)}
     assert (
