@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import pytest
 import torch
 
 from tests.core.conftest import NumberCodec
 from tests.core.tiny import make
-from unidiff_core import Codec, Encoded, Masked, Modality, Stream, UniDiffuser
+from unidiff_core import Encoded, LabelCodec, Masked, Modality, UniDiffuser
 from unidiff_core.cli.evaluate import _fingerprint
 from unidiff_core.cli.main import main
 from unidiff_core.cli.sample import run
@@ -42,24 +41,18 @@ def test_weights_are_in_it_and_states_and_samples_are_not(directory, precision):
     assert got.dtype == torch.float32 and 1e-5 < error < {"bf16": 0.05, "fp16": 0.005}[precision]
 
 
-class WordCodec(Codec):
-    """Four symbols."""
-
-    streams: ClassVar = {"ids": Stream.symbols(4, vocabulary=5)}
-    encode = decode = from_bytes = to_bytes = None
-
-
 @pytest.mark.parametrize("process", [Masked, Encoded])
-def test_estimates_of_symbols_are_in_single_precision_too(process):
+def test_estimates_of_symbols_and_processes_are_in_single_precision_too(process, tmp_path, registered):
     torch.manual_seed(0)
-    modalities = {"word": Modality(WordCodec(), process()), "a": Modality(NumberCodec())}
-    model = UniDiffuser(modalities, partial(UViT, width=16, depth=3, heads=2)).eval()
-    model.backbone.to(torch.bfloat16)
+    modalities = {"word": Modality(LabelCodec(["one", "two", "three"]), process()), "a": Modality(NumberCodec())}
+    UniDiffuser(modalities, partial(UViT, width=16, depth=3, heads=2)).save_pretrained(tmp_path)
+    model = UniDiffuser.from_pretrained(tmp_path, precision="bf16")
     told = []
     got = model.sample("word, a", num=3, steps=3, latents=True, on_step=lambda step: told.append(step.clean))
-    assert got["word.ids"].dtype == torch.int64 and got["a.v"].dtype == torch.float32
+    assert got["a.v"].dtype == torch.float32
     assert all(row.dtype == torch.float32 for clean in told for row in clean.values())
     assert all(value.dtype == torch.float32 for value in model.processes.parameters())
+    assert len([*model.processes.parameters()]) == (2 if process is Encoded else 0)
 
 
 def test_it_is_kept_by_a_model_directory(directory, tmp_path):
