@@ -61,7 +61,9 @@ def test_uniform_law_is_uniform_on_the_integers_from_1_to_the_end():
     assert set(steps(Uniform(0.5, 0.502), uniform).tolist()) == {501, 502}
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.5, 0.5), (0.5, 0.5001), (-0.1, 1.0), (0.0, 1.1), (0.7, 0.2)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.5, 0.5), (0.5, 0.5001), (0.9996, 1.0), (-0.1, 1.0), (0.0, 1.1), (0.7, 0.2)]
+)
 def test_bounds_without_a_step_between_them_are_refused(low, high):
     with pytest.raises(ValueError, match=rf"0 <= low < high <= 1, .*not low={low}, high={high}"):
         Uniform(low, high)
