@@ -101,7 +101,8 @@ def run(argv: Sequence[str]) -> None:
         started = time.monotonic()
         work = output.with_name(output.name + ".partial")
         last = decided(cli.trainer, partial(_prepare, work, cli))
-        data = seen_by_all(cli.trainer, partial(_data, cli), "the shards")
+        seen_by_all(cli.trainer, partial(_data, cli, times=False), "the shards")
+        data = _data(cli)
         if last:
             seen_by_all(cli.trainer, partial(version, last), f"the checkpoint {last}")
         _train(cli, work, last)
@@ -177,10 +178,10 @@ def _listed(output: Path) -> dict[str, Any]:
     return json.loads((output / FILES).read_text()) if (output / FILES).is_file() else {}
 
 
-def _data(cli: CodecCLI) -> Any:
+def _data(cli: CodecCLI, *, times: bool = True) -> Any:
     """What shows that the shards of a training changed; None if its data is of another kind."""
     folder = getattr(cli.datamodule, "folder", None)
-    return None if folder is None else fingerprint(folder)
+    return None if folder is None else fingerprint(folder, times=times)
 
 
 def _describe(export: Path, recipe: str, data: Any) -> None:

@@ -154,16 +154,22 @@ def local_file(shard: Shard) -> Path | None:
     return path if path.is_file() else None
 
 
-def fingerprint(where: str | Path | Sequence[str], *, allow_absent: bool = False) -> list[list[str | int | None]]:
+def fingerprint(
+    where: str | Path | Sequence[str], *, allow_absent: bool = False, times: bool = True
+) -> list[list[str | int | None]]:
     """What shows that shards came, went or changed, and is the same of a copy of the folder.
 
-    Each one's name, its size, and the SHA-256 of its manifest, or else its time of change (ns). With `allow_absent`,
-    those that are not there have no size.
+    Each one's name, its size, and the SHA-256 of its manifest, or else its time of change (ns).
+
+    Args:
+        where: the shards; see `list_shards`.
+        allow_absent: those that are not there have no size.
+        times: or no time of change, which copies on the disks of other machines do not share.
     """
     rows: list[list[str | int | None]] = []
     for shard in list_shards(where, allow_absent=allow_absent):
         size, time, _ = stamp(shard) or (None, None, None)
-        rows.append([shard.name, size, shard.sha256 or time])
+        rows.append([shard.name, size, shard.sha256 or (time if times else None)])
     return rows
 
 

@@ -82,7 +82,7 @@ class StoredSamples(Samples):
 
     def version(self, where: Where) -> Any:
         """Of the shards."""
-        return fingerprint(where)
+        return fingerprint(where, times=False)
 
 
 class RawSamples(Samples):
@@ -123,7 +123,7 @@ class RawSamples(Samples):
 
     def version(self, where: Where) -> Any:
         """Of the shards."""
-        return fingerprint(where, allow_absent=self.damage.policy != "fail")
+        return fingerprint(where, allow_absent=self.damage.policy != "fail", times=False)
 
 
 class SourceSamples(Samples):

@@ -106,7 +106,7 @@ def _agree(trainer: pl.Trainer, now: Mapping[str, Any]) -> None:
 
     Args:
         trainer: of the processes, which call it together.
-        now: the settings of this one.
+        now: the settings of this one; its data may lie elsewhere.
 
     Raises:
         ValueError: on all processes, if one has others than the first; names them.
@@ -116,7 +116,7 @@ def _agree(trainer: pl.Trainer, now: Mapping[str, Any]) -> None:
         f"{name} {row.get(name)} on process {rank}, {rows[0].get(name)} on process 0"
         for rank, row in enumerate(rows)
         for name in {**rows[0], **row}
-        if repr(_comparable(row.get(name))) != repr(_comparable(rows[0].get(name)))
+        if name != "data train" and repr(_comparable(row.get(name))) != repr(_comparable(rows[0].get(name)))
     ]
     if told:
         raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from torch.optim import AdamW, lr_scheduler
 
+from tests.core.group import in_group
 from tests.core.tiny import loader, make, trainer, weights
 from unidiff_core.training.ema import EMA
 from unidiff_core.training.law import Shared
@@ -93,3 +94,18 @@ def test_another_process_is_refused_and_another_law_is_told(tmp_path):
     other.modalities["a"].process.prediction = "velocity"
     with pytest.raises(ValueError, match=r"another process of a: .*flow.*, and now it is .*velocity"):
         resumed(tmp_path, model(), other)
+
+
+def test_processes_that_were_configured_differently_do_not_begin(tmp_path):
+    """On both, with the same words."""
+
+    def begin(rank):
+        now = model(lr=1e-3 * (1 + rank))
+        options = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
+        with pytest.raises(ValueError) as refused:
+            trainer(tmp_path, 2, **options).fit(now, loader())
+        return str(refused.value)
+
+    says = "the processes begin differently: lr 0.002 on process 1, 0.001 on process 0. Do all read the same"
+    first, second = in_group(2, begin)
+    assert first == second and first.startswith(says)
