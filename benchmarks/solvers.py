@@ -53,7 +53,9 @@ COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a
 WIDTH, HEIGHT, LEFT, BOTTOM = 460, 300, 50, 40
 
 
-def cases(solvers: list[str], queries: list[str], num: int, *, noise: bool) -> list[dict[str, Any]]:
+def cases(
+    solvers: list[str], queries: list[str], num: int, *, noise: bool, spacings: list[str], evaluations: list[int]
+) -> list[dict[str, Any]]:
     """What is drawn, as options of a query."""
     if noise:
         return [
@@ -70,16 +72,18 @@ def cases(solvers: list[str], queries: list[str], num: int, *, noise: bool) -> l
             "solver": solver,
             "evaluations": count,
             "steps": -(-count // find_solver(solver, GaussianSolver).num_evaluations),
+            **({} if spacing == "uniform" else {"spacing": spacing}),
         }
         for query in queries
         for solver in solvers
-        for count in EVALUATIONS
+        for spacing in spacings
+        for count in evaluations
     ]
 
 
 def svg(rows: list[dict[str, Any]], query: str, metric: str) -> str:
     """A metric over evaluations, a line a solver."""
-    rows = [row for row in rows if row["query"] == query and metric in row["metrics"]]
+    rows = [row for row in rows if row["query"] == query and metric in row["metrics"] and "spacing" not in row]
     values = [row["metrics"][metric][0] for row in rows]
     low, high = min(values), max(values)
 
@@ -120,10 +124,16 @@ def main() -> None:
     parser.add_argument("--noise", action="store_true")
     parser.add_argument("--solvers", nargs="*", default=list(SOLVERS))
     parser.add_argument("--queries", nargs="*", default=list(GUIDANCE))
+    parser.add_argument("--spacings", nargs="*", default=["uniform"], help="of times; see `unidiffuser sample --help`")
+    parser.add_argument("--evaluations", nargs="*", type=int, default=list(EVALUATIONS))
     options = parser.parse_args()
     rows = json.loads(options.json.read_text()) if options.json.is_file() else []
-    asked = cases(options.solvers, options.queries, options.num, noise=options.noise)
-    todo = [case for case in asked if not any(case.items() <= row.items() for row in rows)]
+    sweep = {"spacings": options.spacings, "evaluations": options.evaluations}
+    asked = cases(options.solvers, options.queries, options.num, noise=options.noise, **sweep)
+    done = [row | {"spacing": row.get("spacing")} for row in rows]
+    todo = [
+        case for case in asked if not any((case | {"spacing": case.get("spacing")}).items() <= r.items() for r in done)
+    ]
     if todo:
         measure(options.model, options.config, todo, rows, options.json)
     if options.svg:
@@ -149,7 +159,7 @@ def measure(directory: Path, path: Path, todo: list[dict[str, Any]], rows: list[
     settings = Settings(config["train"], config["test"], queries, sources=config["sources"], part="validation")
     reference = fitted(model, metrics, settings)
     for case in tracked(todo, "solvers", len(todo), "cases"):
-        own = {key: case[key] for key in ("num", "steps", "solver", "redraws_noise") if key in case}
+        own = {key: case[key] for key in ("num", "steps", "solver", "spacing", "redraws_noise") if key in case}
         query = Query(**own, guidance=GUIDANCE[case["query"]])
         drawn = draw(model, case["query"], replace(settings, seed=case["seed"]), reference.test, query=query)
         found = [metric.measure(drawn, reference).estimates for metric in metrics]

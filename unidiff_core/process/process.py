@@ -252,6 +252,10 @@ class ForwardProcess(nn.Module, ABC):
         """
         return None
 
+    def log_snr(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"] | None:
+        """Half the logarithm of signal over noise at times, falling; None if its noise is none of numbers."""
+        return None
+
     def knows(self, t: float) -> bool:
         """Whether a state at this time is its own clean estimate, so that the network need not be asked."""
         return False

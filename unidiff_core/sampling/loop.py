@@ -20,6 +20,7 @@ from unidiff_core.process.process import ForwardProcess, History, Past, Solver, 
 from unidiff_core.sampling.guidance import silence
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.predictor import Predictor, without
+from unidiff_core.sampling.spacing import spaced
 from unidiff_core.sampling.spec import SpecError, TimestepSpec
 
 ROUNDED = 9
@@ -376,6 +377,7 @@ def sample(
         check_values(row, dict.fromkeys(begins, 0.0), processes)
     check_values(states, begins, processes)
     check_inversions(spec, processes)
+    spec = spaced(spec, options.spacing, processes)
     if not options.drop_ignored:
         warn_of_leaks(spec, processes)
     index = torch.arange(first_index, first_index + num, device=device)

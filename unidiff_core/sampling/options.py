@@ -42,6 +42,9 @@ class SamplingOptions:
     """Name of the reverse step: ddim, ddpm, dpmpp_2m, dpmpp_3m, heun, analytic(1) or another that `unidiffuser list
     solvers` shows; or one for each modality, {image: ddpm}. Each process's own default if not given (dpmpp_2m for
     Gaussian noise)."""
+    spacing: str | dict[str, str] = "uniform"
+    """How what is solved goes through its times: uniform, cosine (slow where it is noisy), log_snr (even in signal over
+    noise; for few steps under scaled linear noise); or one for each, {text: cosine}."""
     guidance: float | dict[str, float] | Guidance = 0.0
     """A scale s, 0 is off; a scale for each given, {text: 2}; or for each of several that are solved."""
     guidance_interval: tuple[float, float] | dict[str, tuple[float, float]] | None = None

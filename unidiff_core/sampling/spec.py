@@ -6,13 +6,15 @@ import bisect
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from unidiff_core.foundation.error import meant
 
 Role = Literal["solve", "hold"]
+Along = Callable[[float, float, float], float]
+"""(time of a knot, time of the next, share of the way between, above 0 and below 1) → time."""
 
 _TERM = re.compile(r"^(?P<name>[A-Za-z_][\w-]*)\s*(?:@\s*(?P<time>\S+))?$")
 
@@ -23,7 +25,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Path:
-    """One modality's way through time: piecewise linear through knots (progress, time), both in [0, 1].
+    """One modality's way through time, through knots (progress, time), both in [0, 1]; between them evenly, or not.
 
     Time 0 is clean and 1 is pure noise (T). A solved modality is moved by the solver along its path; a held one is
     always its supplied value, noised to the path's present time with one fixed draw.
@@ -33,6 +35,8 @@ class Path:
     knots: tuple[tuple[float, float], ...]
     renoises: bool = False
     """Whether it goes up by fresh noise, as the forward process does, and not by the solver."""
+    along: Along | None = None
+    """How it goes between knots, if not evenly."""
 
     def __call__(self, progress: float) -> float:
         """The time at a progress."""
@@ -41,6 +45,8 @@ class Path:
         if i in (0, len(self.knots)):
             return self.knots[min(i, len(self.knots) - 1)][1]
         (p0, t0), (p1, t1) = self.knots[i - 1 : i + 1]
+        if self.along is not None and p0 < progress and t0 != t1:
+            return self.along(t0, t1, (progress - p0) / (p1 - p0))
         # Exact at the knots: a path that ends at 0 ends at 0, and not at 1e-17.
         return t0 if progress == p0 else t0 + (t1 - t0) * (progress - p0) / (p1 - p0)
 

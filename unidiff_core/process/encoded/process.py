@@ -227,6 +227,10 @@ class Encoded(Symbols):
         distance = corrupted.double().flatten(1)[:, None] - alpha[:, None, None] * vectors
         return -0.5 * distance.square().sum(-1) / over(sigma, distance[..., 0]).square()
 
+    def log_snr(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Of its schedule."""
+        return self.schedule.log_snr(t)
+
     def extra_repr(self) -> str:
         """For printing the module."""
         kind = "" if self.normalise else ", not normalised"

@@ -169,6 +169,10 @@ class Gaussian(ForwardProcess):
         spread = max(0.0, sigma_next**2 - (ratio * sigma) ** 2) ** 0.5
         return ratio * x + spread * draws.normal(x.shape[1:]).to(x.dtype)
 
+    def log_snr(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Of its schedule."""
+        return self.schedule.log_snr(t)
+
     def knows(self, t: float) -> bool:
         """Where there is no noise."""
         return alpha_sigma(self.schedule, t)[1] == 0
