@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from unidiff_core.sampling.options import SamplingOptions
 
 DESCRIPTION = """Draw samples of several queries, judge them against the test data, and write into the model's directory
-(or --out) evaluation.json (every number with its 95 % interval) and report.html (pictures first, then the table), and
-into the model's card, README.md.
+(or --out) evaluation.json (every number with its 95 % interval), report.html (pictures first, then the table) and
+examples.json (those pictures, for `unidiffuser report A B`), and into the model's card, README.md.
 
 examples:
   unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml
@@ -43,8 +44,6 @@ MARKS = {
     "missed": "[bold red]✗[/] ",
     "not measured": "[bold red]✗[/] ",
 }
-RESULT = "evaluation.json"
-REPORT = "report.html"
 
 
 def run(argv: Sequence[str]) -> None:
@@ -87,6 +86,9 @@ def run(argv: Sequence[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     kept = Kept(out / DRAWS, _fingerprint(directory, config.weights, config.precision))
     evaluation = _evaluate(model, metrics, settings, kept)
+    weights = f"{config.weights}, fingerprint {kept.model[:16]}"
+    command = shlex.join(["unidiffuser", "evaluate", *argv])
+    evaluation.origin |= {"command": command, "device": config.device, "weights": weights}
     write(out, model, evaluation)
     if out.resolve() == directory.resolve():
         _write_card(directory, model, evaluation)
@@ -160,12 +162,13 @@ def _fingerprint(directory: Path, weights: str, precision: str = "fp32") -> str:
 
 
 def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
-    """Write both files into `out` and print the table."""
-    from unidiff_core.evaluation.report import write_report
+    """Write all files into `out` and print the table."""
+    from unidiff_core.evaluation.report import EXAMPLES, REPORT, RESULT, write_examples, write_report
 
     codecs = {name: modality.codec for name, modality in model.modalities.items()}
     pictures = sorted(out.glob("**/reconstructions.png"))
     evaluation.write(out / RESULT)
+    write_examples(out / EXAMPLES, evaluation, codecs)
     write_report(out / REPORT, evaluation, codecs, title=out.resolve().name, pictures=pictures)
     _print_table(evaluation)
     print(f"{out / RESULT}\n{out / REPORT}")

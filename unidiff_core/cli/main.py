@@ -29,6 +29,7 @@ COMMANDS = {
     "inpaint": ("inpaint", "part of a sample anew, given the rest of it: inpainting and outpainting"),
     "interpolate": ("interpolate", "what lies between two samples"),
     "evaluate": ("evaluate", "judge samples of many queries; writes evaluation.json and report.html"),
+    "report": ("report", "a page of a training's curves, or of two evaluated runs beside each other"),
     "convert": ("convert", "read weights in another layout, such as the released ones, into a model directory"),
     "export": ("export", "write a model directory in another layout"),
     "verify": ("verify", "say of files whether they carry a codec's mark"),

@@ -16,16 +16,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from unidiff_core.codec.codec import Raw
 from unidiff_core.evaluation.features import FeatureMetric
-from unidiff_core.evaluation.metric import Drawn, Hits, Measured, Reference, estimates_of, prefixed
+from unidiff_core.evaluation.metric import Drawn, Hits, Measured, Pair, Reference, estimates_of, prefixed
 from unidiff_core.evaluation.nearness import squared_distances
 
 SHARE = 0.05
 LEAST = 20
 """Real test sources, at least, off which a threshold can be read."""
+NUM_PAIRS = 6
+"""Samples of a modality that are shown beside what they are nearest to."""
 
 
 class Copies(FeatureMetric):
@@ -57,18 +59,29 @@ class Copies(FeatureMetric):
     def measure(self, drawn: Drawn, reference: Reference) -> Measured:
         """Whether each sample is suspiciously near to a training sample."""
         rows: dict[str, dict[str, Hits]] = {}
+        pairs: dict[str, list[Pair]] = {}
         for name, raws in drawn.solved.items():
             if name in self._sets:
-                is_near = self.ratios(name, raws) < self._threshold[name]
+                ratios, index = self.ratios(name, raws)
+                is_near = ratios < self._threshold[name]
                 rows[name] = {"copied": Hits(np.ones(len(raws), bool), is_near)}
-        return Measured(estimates_of(prefixed(rows), drawn.sources))
+                train = reference.train.distinct(name).raws[name]
+                pairs[name] = [
+                    Pair(raws[i], train[index[i] % len(train)], float(ratios[i]), bool(is_near[i]))
+                    for i in np.argsort(ratios, kind="stable")[:NUM_PAIRS]
+                ]
+        return Measured(estimates_of(prefixed(rows), drawn.sources), pairs=pairs)
 
-    def ratios(self, name: str, raws: Sequence[Raw]) -> Float64[np.ndarray, " n"]:
-        """Distance of each sample to the training samples, over that to the test samples."""
+    def ratios(self, name: str, raws: Sequence[Raw]) -> tuple[Float64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Distance of each sample to the training samples, over that to the test samples; which is the nearest.
+
+        The training samples are counted as they are, and then again as the codec gives them back.
+        """
         train, test = self._sets[name]
         variants = self.features.variants(name, raws)
         assert variants is not None
-        return _nearest(variants, train) / np.maximum(_nearest(variants, test), 1e-9)
+        distances, index = _nearest(variants, train)
+        return distances / np.maximum(_nearest(variants, test)[0], 1e-9), index
 
     def _real_ratios(self, name: str, tests: Sequence[Sequence[Raw]]) -> np.ndarray:
         """Of the test samples, each without itself and without what the codec makes of it."""
@@ -78,8 +91,8 @@ class Copies(FeatureMetric):
         for raws in tests:
             variants = self.features.variants(name, raws)
             assert variants is not None
-            others = _nearest(variants, test, is_left_out=own == np.arange(num)[:, None])
-            ratios.append(_nearest(variants, train) / np.maximum(others, 1e-9))
+            others, _ = _nearest(variants, test, is_left_out=own == np.arange(num)[:, None])
+            ratios.append(_nearest(variants, train)[0] / np.maximum(others, 1e-9))
         return np.concatenate(ratios)
 
     def _both_raws(self, name: str, raws: Sequence[Raw], reference: Reference) -> list[Sequence[Raw]]:
@@ -95,9 +108,9 @@ class Copies(FeatureMetric):
 
 def _nearest(
     variants: Float64[np.ndarray, "n v d"], references: np.ndarray, *, is_left_out: np.ndarray | None = None
-) -> Float64[np.ndarray, " n"]:
-    """Distance of the nearest variant of each sample to the nearest reference."""
-    found = []
+) -> tuple[Float64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Distance of the nearest variant of each sample to the nearest reference, and which that is."""
+    found, places = [], []
     step = max(1, 4096 // variants.shape[1])
     for start in range(0, len(variants), step):
         part = variants[start : start + step]
@@ -106,4 +119,5 @@ def _nearest(
         if is_left_out is not None:
             squares = np.where(is_left_out[start : start + step], np.inf, squares)
         found.append(squares.min(axis=1))
-    return np.sqrt(np.concatenate(found))
+        places.append(squares.argmin(axis=1))
+    return np.sqrt(np.concatenate(found)), np.concatenate(places)

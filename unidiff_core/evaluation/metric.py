@@ -178,6 +178,18 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A sample beside the training sample that it is nearest to."""
+
+    sample: Raw
+    nearest: Raw
+    ratio: float
+    """Of its distance to the training samples to that to real samples that the model did not see."""
+    is_suspicious: bool
+    """Whether it counts as a copy."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """What a metric says of one query."""
 
@@ -185,6 +197,8 @@ class Measured:
     """By name; prefixed ``<modality>.`` where several solved modalities have one."""
     faults: dict[str, Hits] = field(default_factory=dict)
     """Those of them in which a miss is a sample's fault, sample by sample."""
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+    """Modality → the samples that look most like training samples, the most alike first."""
 
 
 class Metric(ABC):

@@ -19,10 +19,11 @@ from unidiff_core.evaluation.criterion import Criterion
 from unidiff_core.evaluation.estimate import Estimate
 from unidiff_core.evaluation.features import FeatureMetric
 from unidiff_core.evaluation.kept import Kept
-from unidiff_core.evaluation.metric import Drawn, Hits, Metric, Raws, Reference, Samples
+from unidiff_core.evaluation.metric import Drawn, Hits, Metric, Pair, Raws, Reference, Samples
 from unidiff_core.evaluation.real import Part, load_reference
 from unidiff_core.foundation.atomic import write_json
 from unidiff_core.foundation.plugin import load_plugins
+from unidiff_core.foundation.provenance import provenance
 from unidiff_core.sampling.loop import OnStep, StepReport
 from unidiff_core.sampling.options import PYTHON_ONLY, SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
@@ -268,6 +269,10 @@ class Evaluation:
     """Option → query → value as text → metrics."""
     features: tuple[str, ...] = ()
     """What quality, variety and copies were measured in."""
+    pairs: dict[str, dict[str, list[Pair]]] = field(default_factory=dict)
+    """Query → modality → samples that look most like training samples, beside those."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """With what it was made: date, versions, commit, machine, and what the caller adds."""
 
     @property
     def is_passed(self) -> bool:
@@ -289,6 +294,7 @@ class Evaluation:
             "passed": self.is_passed,
             "settings": self.settings.to_dict(),
             "seconds": round(self.seconds, 1),
+            **({"origin": self.origin} if self.origin else {}),
         }
 
     def _verdict(self, criterion: Criterion) -> dict[str, Any]:
@@ -428,10 +434,12 @@ def evaluate(
         result.queries[run.name] = found
         faults = {key: hits for row in rows for key, hits in row.faults.items()}
         result.examples[run.name] = _examples(drawn, faults, settings.num_examples)
+        result.pairs[run.name] = {name: pairs for row in rows for name, pairs in row.pairs.items()}
     result.controls = _controls(metrics, reference, settings, model)
     names = [metric.features.name for metric in metrics if isinstance(metric, FeatureMetric)]
     result.features = tuple(dict.fromkeys(names))
     result.seconds = time.perf_counter() - start
+    result.origin = provenance()
     return result
 
 

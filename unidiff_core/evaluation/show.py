@@ -9,16 +9,16 @@ import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from markupsafe import Markup
 
 from unidiff_core.codec.waveform import from_wav
-from unidiff_core.evaluation.report import STYLE
+from unidiff_core.evaluation.page import Card, card, render, write_html
 from unidiff_core.foundation.atomic import write_text
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.latents import of_modality
@@ -129,18 +129,17 @@ class ShowSamples(pl.Callback):
 
     def _write(self, trainer: pl.Trainer, module: Any, drawn: Mapping[str, Mapping[str, list[Any]]]) -> None:
         root, step = Path(self.folder), trainer.global_step
-        parts = []
+        galleries: dict[str, list[Card]] = {}
         for query in self._plan:
             solved = drawn[query.text]
-            given = query.shown(module, self.num)
-            parts.append(_gallery(query.text, module, given, solved, self.num))
+            galleries[query.text] = _cards(module, query.shown(module, self.num), solved, self.num)
             for name, raws in solved.items():
                 place = root / STEPS / f"{step:07d}" / _plain(query.text) / name
                 place.mkdir(parents=True, exist_ok=True)
                 paths = module.codec(name).save(raws, place)
                 for logger in trainer.loggers:
                     hand(logger, f"samples/{query.text}/{name}", paths, raws, step)
-        write_text(root / STEPS / f"{step:07d}.html", "\n".join(parts) + "\n")
+        write_text(root / STEPS / f"{step:07d}.html", render("shown.html.j2", galleries=galleries))
         write_page(root)
 
 
@@ -183,24 +182,22 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\w@.-]+", "_", text.replace("|", " given ").replace(",", " and ")).strip("_")
 
 
-def _gallery(text: str, module: Any, given: Mapping[str, list[Any]], solved: Mapping[str, list[Any]], num: int) -> str:
-    cards = []
-    for i in range(num):
-        above = [f'<div class="given">{module.codec(name).html(raws[i])}</div>' for name, raws in given.items()]
-        arrow = ['<div class="arrow">↓</div>'] if above else []
-        below = [f"<div>{module.codec(name).html(raws[i])}</div>" for name, raws in solved.items()]
-        cards.append(f'<div class="card">{"".join(above + arrow + below)}</div>')
-    return f'<h3><code>{escape(text)}</code></h3><div class="gallery">{"".join(cards)}</div>'
+def _cards(module: Any, given: Mapping[str, list[Any]], solved: Mapping[str, list[Any]], num: int) -> list[Card]:
+    codecs = {name: module.codec(name) for name in (*given, *solved)}
+    sides = ([{name: raws[i] for name, raws in side.items()} for i in range(num)] for side in (given, solved))
+    return [card(above, below, codecs) for above, below in zip(*sides, strict=True)]
+
+
+def steps_shown(root: Path) -> list[tuple[int, Markup]]:
+    """The steps whose samples were drawn so far, newest first, with the HTML of each."""
+    paths = sorted((root / STEPS).glob("*.html"), reverse=True)
+    return [(int(path.stem), Markup(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 def write_page(root: Path) -> None:
     """The page of all steps so far, newest first, whole or not at all."""
-    steps = sorted((root / STEPS).glob("*.html"), reverse=True)
-    parts = [f"<h2>step {int(path.stem)}</h2>\n{path.read_text(encoding='utf-8')}" for path in steps]
-    title = f"{escape(root.name)}: samples of the training"
-    head = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>'
-    view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    write_text(root / PAGE, f"{head}{view}<style>{STYLE}</style><h1>{title}</h1>\n" + "\n".join(parts))
+    title = f"{root.name}: samples of the training"
+    write_html(root / PAGE, "samples.html.j2", title=title, steps=steps_shown(root))
 
 
 def hand(logger: Any, key: str, paths: list[Path], raws: list[Any], step: int) -> None:

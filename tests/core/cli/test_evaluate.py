@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -173,8 +174,12 @@ def test_every_query_is_measured_without_judge_and_labels(unjudged, tmp_path, ca
     assert {key: set(row) for key, row in found["sweeps"]["steps"].items()} == {
         key: {"1", "2"} for key in found["queries"]
     }
-    page = (tmp_path / "model/report.html").read_text()
-    assert page.count("<svg") >= 5 * 8 and "latents of the model&#x27;s codecs" in page
+    page = unescape((tmp_path / "model/report.html").read_text())
+    assert page.count("<svg") >= 5 * 8 and "latents of the model's codecs" in page
+    assert page.count('<div class="beside">') == 6 * 6  # of each solved modality what is nearest to training samples
+    origin = found["origin"]
+    assert origin["command"].startswith(f"unidiffuser evaluate {tmp_path / 'model'} --train=")
+    assert {"date", "versions", "machine", "device", "weights"} <= set(origin) and origin["versions"]["torch"] in page
 
 
 def test_what_was_drawn_is_not_drawn_again(unjudged, tmp_path, monkeypatch):

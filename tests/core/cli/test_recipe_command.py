@@ -1,4 +1,4 @@
-"""`unidiffuser recipe`, and that the recipes travel in the wheel."""
+"""`unidiffuser recipe`, and that the recipes, and the templates of pages, travel in the wheel."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from unidiff_core.cli.main import main
 from unidiff_core.cli.recipe import recipe_folder
+from unidiff_core.evaluation.page import PAGES
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted(path.name for path in (ROOT / "recipes").iterdir() if path.is_dir())
@@ -68,10 +69,12 @@ def test_the_wheel_is_told_to_hold_the_recipes():
 
 
 @pytest.mark.skipif(find_spec("hatchling") is None, reason="hatchling is not installed")
-def test_the_wheel_holds_the_recipes(tmp_path):
+def test_the_wheel_holds_the_recipes_and_the_templates_of_pages(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True
     )
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     expected = {p.relative_to(ROOT).as_posix() for p in (ROOT / "recipes").rglob("*") if p.is_file()}
     assert {f"unidiff_core/{name}" for name in expected} <= set(names)
+    templates = {path.relative_to(ROOT).as_posix() for path in PAGES.iterdir()}
+    assert "unidiff_core/evaluation/pages/base.html.j2" in templates and templates <= set(names)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from html import unescape
 
 from tests.core.evaluation.letters import Channel, judged
 from unidiff_core.evaluation.criterion import Criterion
@@ -31,6 +32,8 @@ def test_criteria_and_files(settings, tmp_path):
     write_report(tmp_path / "report.html", result, codecs, title="A <model>", pictures=[tmp_path / "seen.png"])
     page = (tmp_path / "report.html").read_text()
     assert page.index("<b>A5!</b>") < page.index("data:image/png") < page.index("<table>")
+    assert page.index("was not measured") < page.index("<b>A5!</b>")  # what is not met stands at the top
+    assert page.index("to be ≥ 0.7 and ≤ 0.9, ≥ given_letter − 0.03") < page.index("<b>A5!</b>")
     assert "A &lt;model&gt;" in page and page.count('class="card') == 5 * 24
     assert not list(tmp_path.glob("*.partial"))
 
@@ -41,8 +44,6 @@ def test_the_page_says_how_each_query_was_sampled(settings, tmp_path):
     model = Channel()
     codecs = {name: modality.codec for name, modality in model.modalities.items()}
     write_report(tmp_path / "report.html", judged(model, settings), codecs, title="Letters")
-    page = (tmp_path / "report.html").read_text()
+    page = unescape((tmp_path / "report.html").read_text())
     assert "Samples: upper | lower: 8, ddpm, 7 steps, guidance 2; lower: 8, guidance 0.5." in page
-    assert (
-        "50 steps of the default solver, ignored modalities dropped, conditions {&#x27;kind&#x27;: 1}, seed 3," in page
-    )
+    assert "50 steps of the default solver, ignored modalities dropped, conditions {'kind': 1}, seed 3," in page
