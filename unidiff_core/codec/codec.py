@@ -176,7 +176,7 @@ class Codec(nn.Module, ABC):
         return []
 
     def html(self, raw: Raw) -> str:
-        """An HTML fragment that shows one sample in a report, self-contained."""
+        """An HTML fragment that shows one sample on a page, self-contained: data by ``data:`` addresses, no script."""
         return f"<code>{escape(json.dumps(raw, default=repr, ensure_ascii=False))}</code>"
 
     def distance(self, a: Raw, b: Raw) -> float:

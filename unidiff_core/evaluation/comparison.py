@@ -14,8 +14,8 @@ from markupsafe import Markup
 from unidiff_core.evaluation.criterion import Verdict
 from unidiff_core.evaluation.estimate import Estimate
 from unidiff_core.evaluation.history import History, drawn_beside, figures, read_history
-from unidiff_core.evaluation.page import Card, write_html
-from unidiff_core.evaluation.report import EXAMPLES, MARKS, RESULT, STYLES, flat
+from unidiff_core.evaluation.page import Card, link_to, write_html
+from unidiff_core.evaluation.report import EXAMPLES, MARKS, REPORT, RESULT, STYLES, flat
 
 TABLES = ("queries", "controls", "judges")
 """Parts of an evaluation that are tables: subject → metric → estimate."""
@@ -51,7 +51,9 @@ class Difference:
     @property
     def value(self) -> str:
         """The other minus the one, with its sign."""
-        return "" if self.one is None or self.other is None else f"{self.other.value - self.one.value:+.3f}"
+        if self.one is None or self.other is None:
+            return ""
+        return f"{round(self.other.value - self.one.value, 3) + 0.0:+.3f}".replace("-", "−").replace("+0.000", "0.000")
 
     @property
     def overlap(self) -> bool | None:
@@ -97,7 +99,8 @@ def _evaluated(folder: Path, read: Mapping[str, Any]) -> Evaluated:
     order = list(MARKS)
     for rule in read["criteria"]:
         key = rule["query"], rule["metric"]
-        verdicts[key] = max(verdicts.get(key, "met"), rule["verdict"], key=order.index)
+        verdict: Verdict = rule.get("verdict") or ("met" if rule["passed"] else "missed")  # once there was no other
+        verdicts[key] = max(verdicts.get(key, "met"), verdict, key=order.index)
     settings = {name: value for name, value in read["settings"].items() if name != "criteria"}
     examples = _examples(folder / EXAMPLES)
     return Evaluated(
@@ -170,6 +173,7 @@ def write_comparison(path: Path, first: Path, second: Path) -> str:
         title=f"{names[0]} and {names[1]}",
         names=names,
         folders=[str(run.folder) for run in runs],
+        links=[link_to(row, path) if (row := run.folder / REPORT).is_file() else "" for run in runs],
         said=said,
         lacking=[name for name, run in zip(names, runs, strict=True) if not run.examples],
         galleries=list(_beside(*runs)),

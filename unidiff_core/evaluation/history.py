@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from markupsafe import Markup
 
 from unidiff_core.evaluation.chart import Line, Point, chart, short
-from unidiff_core.evaluation.page import write_html
+from unidiff_core.evaluation.page import link_to, write_html
 from unidiff_core.evaluation.show import PAGE, STEPS, steps_shown
 
 METRICS = "metrics.csv"
@@ -208,18 +206,13 @@ def write_training(path: Path, folder: Path, *, links: Sequence[str] = ()) -> Hi
         "training.html.j2",
         title=f"{folder.resolve().name}: the training",
         tiles=_tiles(history),
-        links=[(row.name, _relative(row, path)) for row in there],
+        links=[(row.name, link_to(row, path)) for row in there],
         newest=samples[0] if samples else None,
         num_shown=len(samples),
         charts=charts,
         files=[(row.path.relative_to(folder), row.first, row.last) for row in history.files],
     )
     return history
-
-
-def _relative(target: Path, page: Path) -> str:
-    """A link by which a page finds a file, also when both are moved together."""
-    return quote(Path(os.path.relpath(target.resolve(), page.resolve().parent)).as_posix())
 
 
 def _tiles(history: History) -> list[tuple[str, str]]:

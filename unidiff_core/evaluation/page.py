@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -49,6 +51,11 @@ def shown(codec: Codec, raw: Raw) -> Markup:
 def picture(path: Path) -> str:
     """A PNG file as the address of an image."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def link_to(target: Path, page: Path) -> str:
+    """A link by which a page finds a file, also when both are moved together."""
+    return quote(Path(os.path.relpath(target.resolve(), page.resolve().parent)).as_posix())
 
 
 @dataclass(frozen=True)

@@ -161,10 +161,10 @@ def _pairs(evaluation: Evaluation, codecs: Mapping[str, Codec]) -> list[tuple[st
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Nested plain data as one level of texts: ``{a: {b: 1}}`` → ``{"a b": "1"}``."""
+    """Nested plain data as one level of texts: ``{a: {b: 1}}`` → ``{"a: b": "1"}``."""
     rows: dict[str, str] = {}
     for name, value in values.items():
-        path = f"{above} {name}".strip()
+        path = f"{above}: {name}" if above else str(name)
         if isinstance(value, Mapping):
             rows |= flat(value, path)
         else:
@@ -192,6 +192,6 @@ def _settings(evaluation: Evaluation) -> list[str]:
             if evaluation.features
             else []
         ),
-        "`null` is what as many real samples would give; `_floor` what the real test samples do.",
+        "Null: what as many real samples would give on average. Metrics in _floor: what the real test samples have.",
         "Judges are trained on real training samples; their rows are their accuracy on real test samples.",
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,8 @@ from unidiff_core.evaluation.criterion import Criterion
 from unidiff_core.evaluation.estimate import Estimate
 from unidiff_core.evaluation.report import write_examples
 from unidiff_core.evaluation.run import Query
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.fixture
@@ -40,10 +44,10 @@ def test_every_metric_of_both_has_a_difference(runs):
     assert list(rows)[:3] == ["upper | lower", "upper", "judge of upper"] and "lower" in rows
     letter = next(row for row in rows["upper | lower"] if row.metric == "letter")
     assert letter.one == good.tables["upper | lower"]["letter"] and letter.verdicts == ("met", "missed")
-    assert letter.value == f"{letter.other.value - letter.one.value:+.3f}" and letter.overlap is False
+    assert letter.value == f"−{letter.one.value - letter.other.value:.3f}" and letter.overlap is False
     assert all(row.one is None and row.value == "" and row.overlap is None for row in rows["lower"])
     judges = [row for title in rows if title.startswith("judge of ") for row in rows[title]]
-    assert judges and all(row.overlap and row.value == "+0.000" for row in judges)
+    assert judges and all(row.overlap and row.value == "0.000" for row in judges)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +61,17 @@ def test_whether_intervals_overlap(one, other, overlap):
 
 
 def test_the_page_shows_samples_beside_each_other_and_what_differs(runs, tmp_path):
+    (runs[1] / "report.html").write_text("")
     said = write_comparison(tmp_path / "page.html", *runs)
     page = (tmp_path / "page.html").read_text()
     assert said in page and int(said.split()[0]) == page.count('<tr class="apart">') > 0
     assert page.count('class="card') == 5 + 5 + 5 + 5  # pairs of what was given; both sides of "upper"; "lower"
-    assert page.count('<div class="side">good</div>') == 5 + 2 and page.index("<b>") < page.index("<table>")
+    assert (
+        page.count('<div class="side">good</div>') == 5
+        and page.count("<h3>good</h3>") == 2
+        and page.index("<b>") < page.index("<table>")
+    )
+    assert '<a href="bad/report.html">its report</a>' in page and "good/report.html" not in page
     assert "<td>steps</td>" in page and ">50</td>" in page and ">7</td>" in page and "<td>seed</td>" not in page
     assert "examples.json" not in page and "<svg" not in page
     with pytest.raises(ValueError, match="are one folder"):
@@ -98,17 +108,25 @@ def test_a_file_that_evaluate_did_not_write(tmp_path, text, says):
 
 
 def test_evaluations_of_before_are_read(tmp_path):
-    """They have neither origin nor sweeps; the committed ones are such."""
+    """They have neither origin nor sweeps, and of criteria only whether they passed."""
     folder = tmp_path / "old"
     folder.mkdir()
+    rules = [{"query": "image", "metric": "digit", "passed": is_met} for is_met in (True, False)]
     row = {"digit": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 10}}
     old = {
         "queries": {"image": row},
         "judges": {},
-        "criteria": [],
+        "criteria": rules,
         "passed": True,
         "settings": {"seed": 0},
     }
     (folder / "evaluation.json").write_text(json.dumps(old))
     found = read_evaluated(folder)
     assert found.tables["image"]["digit"].null is None and found.origin == {} and found.settings == {"seed": "0"}
+    assert found.verdicts == {("image", "digit"): "missed"}
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*_evaluation.json")), ids=lambda path: path.stem)
+def test_the_committed_evaluations_are_read(path, tmp_path):
+    shutil.copy(path, tmp_path / "evaluation.json")
+    assert len(read_evaluated(tmp_path).tables) > 5
