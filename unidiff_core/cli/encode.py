@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +53,7 @@ def run(argv: Sequence[str]) -> None:
             "torchrun --nproc_per_node=8 --no-python unidiffuser encode … --device=cuda"
         )
     encoder = _encoder(options)
-    jobs = _jobs(options, encoder, _digest(config))
+    jobs = _jobs(options, encoder, {name: _plain(config[name]) for name in CHANGING})
     for job in jobs:
         job.check_apart([shard for other in jobs for shard in other.shards])
     for job in jobs:
@@ -144,7 +142,7 @@ def _encoder(options: Namespace) -> SampleEncoder:
     )
 
 
-def _jobs(options: Namespace, encoder: SampleEncoder, settings: str) -> list[EncodingJob]:
+def _jobs(options: Namespace, encoder: SampleEncoder, settings: dict[str, Any]) -> list[EncodingJob]:
     sources: dict[str, list[str]] = {}
     for source, target in options.folders.items():
         sources.setdefault(os.path.normpath(Path(target).expanduser()), []).append(source)
@@ -184,11 +182,6 @@ def _encode(job: EncodingJob, options: Namespace) -> None:
     print(f"{job.target}{what}: {tally}")
     if unfinished := job.unfinished():
         print(f"{len(unfinished)} shards are left to other tasks; the last to finish writes the manifest")
-
-
-def _digest(config: Namespace) -> str:
-    settings = {name: _plain(config[name]) for name in CHANGING}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -34,6 +34,7 @@ from unidiff_core.data.shard import (
 )
 from unidiff_core.data.workers import in_workers
 from unidiff_core.foundation.atomic import write_json
+from unidiff_core.foundation.difference import differences, told
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ class Note:
         source: where its samples came from.
         source_sha256: of that.
         source_stamp: its size, and when its content and its entry were changed (ns), if it was a file.
-        settings: digest of how it was encoded.
+        settings: how it was encoded; in older folders its digest.
         tally: what became of the samples.
     """
 
     shard: Written
     source: str
     source_sha256: str
-    settings: str
+    settings: Any
     tally: dict[str, Any]
     source_stamp: list[int] | None = None
 
@@ -65,7 +66,7 @@ class EncodingJob:
         encoder: of the samples.
         shards: all of the job, in the order of the result.
         target: folder.
-        settings: digest of what changes the result; shards of other settings are never mixed.
+        settings: what changes the result, as plain data; shards of other settings are never mixed.
         codecs: modality → its codec as plain data, for the manifest.
         verify: compare each source with the SHA-256 of its manifest, where it has one.
         allow_pipe: whether a ``pipe:`` may run its command.
@@ -74,7 +75,7 @@ class EncodingJob:
     encoder: SampleEncoder
     shards: Sequence[Shard]
     target: Path
-    settings: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
     codecs: Mapping[str, Any] = field(default_factory=dict)
     verify: bool = True
     allow_pipe: bool = False
@@ -119,9 +120,10 @@ class EncodingJob:
         manifest = json.loads(path.read_text())
         names = [row["name"] for row in manifest["shards"]]
         has_others = not set(names) <= set(self.names)
-        if has_others or manifest["settings"] != self.settings:
-            what = "other shards" if has_others else "other settings"
-            raise ValueError(f"{self.target} is complete, but encoded from {what}; --overwrite encodes it again")
+        if has_others:
+            raise ValueError(f"{self.target} is complete, but encoded from other shards; --overwrite encodes it again")
+        if other := self._other(manifest["settings"]):
+            raise ValueError(f"{self.target} is complete, but encoded with {other}; --overwrite encodes it again")
         return names == self.names and not self.unfinished()
 
     def earlier(self) -> list[Path]:
@@ -267,11 +269,18 @@ class EncodingJob:
             return None
         row = json.loads(path.read_text())
         note = Note(**row | {"shard": Written(**row["shard"])})
-        if note.settings != self.settings:
-            raise ValueError(f"{path.with_suffix('')} was encoded with other settings; --overwrite encodes all again")
+        if other := self._other(note.settings):
+            raise ValueError(f"{path.with_suffix('')} was encoded with {other}; --overwrite encodes all again")
         if note.source != str(shard) or not self._is_of(note, shard):
             return None
         return self._unless_changed(note, shard, path)
+
+    def _other(self, settings: Any) -> str:
+        """Which settings were others than these, in words; nothing if none were. Older folders have a digest alone."""
+        if settings in (self.settings, _digest(self.settings)):
+            return ""
+        changed = differences(settings, self.settings) if isinstance(settings, Mapping) else {}
+        return f"other settings{': ' * bool(changed)}{told(changed)}"
 
     def _is_of(self, note: Note, shard: Shard) -> bool:
         """Whether a note is of the content that the manifest promises, or of what was lost of that."""
@@ -325,3 +334,7 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -266,11 +267,16 @@ def test_a_changed_source_is_encoded_again_and_other_settings_are_refused(raw, t
     write_shards(raw, [sample(i) for i in range(1, 61)], shard_size=5)
     job(raw, tmp_path / "out").run()
     assert next(iter(read_shards(tmp_path / "out")))["__key__"] == "0001"
-    other = job(raw, tmp_path / "out", settings="other")
-    with pytest.raises(ValueError, match="other settings; --overwrite"):
+    other = job(raw, tmp_path / "out", settings={"dtype": "float16"})
+    with pytest.raises(ValueError, match="with other settings: dtype was not given, is 'float16'; --overwrite"):
         other.is_complete()
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    older = {"settings": hashlib.sha256(b'{"dtype": "float16"}').hexdigest()}  # as folders were written before
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest | older))
+    with pytest.raises(ValueError, match=r"with other settings; --overwrite"):
+        job(raw, tmp_path / "out").is_complete()
     (tmp_path / "out/manifest.json").unlink()
-    with pytest.raises(ValueError, match=r"00000\.tar was encoded with other settings"):
+    with pytest.raises(ValueError, match=r"00000\.tar was encoded with other settings: dtype"):
         other.run()
     other.start_over()
     assert other.run().kept == 60 and other.is_complete()
@@ -415,7 +421,7 @@ def test_the_command_filters_cleans_and_reports(raw, tmp_path, capsys):
     assert len([row for row in read_shards(tmp_path / "out") if "b.v" in load(row[STORED])]) == 10
     command(f"{raw}/{{00000..00007}}.tar", tmp_path / "out", *options)
     assert "is complete" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="with other settings: missing was 'keep', is 'error'; --overwrite"):
         command(f"{raw}/{{00000..00007}}.tar", tmp_path / "out", *options, "--missing=error")
 
 
