@@ -1,6 +1,6 @@
 """The watermark of images: how much of it survives files and crops, and how seldom it is found where there is none.
 
-    python benchmarks/watermark.py --num 1000 [--pictures FOLDER]
+    python benchmarks/watermark.py --none 1000 --file 1000 --cut 250 [--pictures FOLDER]
 
 From photographs (scikit-learn's two, and those of a folder) squares are cut at random places, of 256 pixels a side to
 the whole picture's, evenly in the logarithm, and brought to 256 or 512 pixels; half of them are mirrored. Detected: by
@@ -8,7 +8,7 @@ the threshold of `unidiff_codecs.watermark`, on
 
 * none: pictures of 256 pixels that are not marked. `bound` is the probability that the threshold promises;
 * png, jpeg: the same, marked, and written to such a file (JPEG of quality 75);
-* cut: a square of 256 pixels out of a marked one of 512, at any pixel, in either file; a quarter as many.
+* cut: a square of 256 pixels out of a marked one of 512, at any pixel, in either file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,39 +64,55 @@ def decibels(a: Image.Image, b: Image.Image) -> float:
     return float(10 * np.log10(255**2 / np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2)))
 
 
-def measure(pictures: list[Image.Image], num: int, seed: int = 0) -> dict[str, Any]:
-    """Of each case how many were looked at and what share was detected, how many bits agreed, and how much is seen."""
-    found: dict[str, list[Mark]] = {name: [] for name in ("png", "jpeg", "cut png", "cut jpeg", "none")}
+def measure(pictures: list[Image.Image], num: Mapping[str, int], seed: int = 0) -> dict[str, Any]:
+    """Of each case how many were looked at, what share was detected, and how many bits agreed in how many of them.
+
+    Args:
+        pictures: to cut from.
+        num: crops that are not marked (``none``), marked (``file``), and cut out of a marked one (``cut``).
+        seed: of the crops.
+    """
+    found: dict[str, list[Mark]] = {}
+    for image in crops(pictures, num.get("none", 0), SIDE, seed):
+        found.setdefault("none", []).append(find(image, KEY))
     ratios = []
-    for image in crops(pictures, num, SIDE, seed):
+    for image in crops(pictures, num.get("file", 0), SIDE, seed):
         marked = mark(image, KEY)
         ratios.append(decibels(image, marked))
-        for name, shown in {"none": image, "png": stored(marked, "PNG"), "jpeg": stored(marked, "JPEG")}.items():
-            found[name].append(find(shown, KEY))
+        _look(found, "", marked)
     rng = np.random.default_rng(seed)
-    for image in crops(pictures, max(1, num // 4), 2 * SIDE, seed):
+    for image in crops(pictures, num.get("cut", 0), 2 * SIDE, seed):
         left, top = rng.integers(0, SIDE + 1, 2).tolist()
-        cut = mark(image, KEY).crop((left, top, left + SIDE, top + SIDE))
-        for name, shown in {"cut png": stored(cut, "PNG"), "cut jpeg": stored(cut, "JPEG")}.items():
-            found[name].append(find(shown, KEY))
-    rows = {
-        name: {
-            "num": len(marks),
-            "detected": sum(row.is_there for row in marks) / len(marks),
-            "bits": dict(sorted(Counter(row.matched for row in marks).items())),
-        }
-        for name, marks in found.items()
+        _look(found, "cut ", mark(image, KEY).crop((left, top, left + SIDE, top + SIDE)))
+    seen = {"decibels": [min(ratios), sum(ratios) / len(ratios)]} if ratios else {}
+    return {name: _row(marks) for name, marks in found.items()} | seen
+
+
+def _look(found: dict[str, list[Mark]], prefix: str, image: Image.Image) -> None:
+    for format in ("PNG", "JPEG"):
+        found.setdefault(prefix + format.lower(), []).append(find(stored(image, format), KEY))
+
+
+def _row(marks: list[Mark]) -> dict[str, Any]:
+    return {
+        "num": len(marks),
+        "detected": sum(row.is_there for row in marks) / len(marks),
+        "bits": dict(sorted(Counter(row.matched for row in marks).items())),
+        "bound": marks[0].false_positive,
     }
-    return {"bound": found["none"][0].false_positive, "decibels": [min(ratios), sum(ratios) / num], **rows}
 
 
 def main() -> None:
     """Print the measurements as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num", type=int, default=1000, help="crops of 256 pixels")
-    parser.add_argument("--pictures", type=Path, help="folder of photographs besides")
+    add = parser.add_argument
+    add("--none", type=int, default=1000, help="crops that are not marked")
+    add("--file", type=int, default=1000, help="marked crops, each as PNG and as JPEG")
+    add("--cut", type=int, default=250, help="crops of larger marked pictures, each as PNG and as JPEG")
+    add("--pictures", type=Path, help="folder of photographs besides")
     options = parser.parse_args()
-    print(json.dumps(measure(photographs(options.pictures), options.num), indent=1))
+    num = {name: getattr(options, name) for name in ("none", "file", "cut")}
+    print(json.dumps(measure(photographs(options.pictures), num)))
 
 
 if __name__ == "__main__":
