@@ -28,6 +28,7 @@ from unidiff_codecs.picture import as_rgb
 from unidiff_codecs.watermark import KEY, find, mark
 
 from unidiff_core.codec.mark import Mark
+from unidiff_core.foundation.progress import tracked
 
 SIDE = 256
 
@@ -44,7 +45,7 @@ def photographs(folder: Path | None = None) -> list[Image.Image]:
 def crops(pictures: list[Image.Image], num: int, size: int, seed: int) -> Iterator[Image.Image]:
     """Squares of the pictures in turn, at random places and scales."""
     rng = np.random.default_rng([seed, size])
-    for i in range(num):
+    for i in tracked(range(num), "watermark", num, "crops"):
         picture = pictures[i % len(pictures)]
         side = round(math.exp(rng.uniform(math.log(SIDE), math.log(min(picture.size)))))
         left, top = (int(rng.integers(0, whole - side + 1)) for whole in picture.size)

@@ -7,8 +7,8 @@ other from left to right, in pictures of any width: so a part of the picture sti
 
 from __future__ import annotations
 
+import itertools
 import re
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,11 +103,13 @@ def find(image: Image.Image, key: str) -> Mark:
     bits = _bits(key)
     turned = np.stack([np.roll(bits, -first, axis=1) for first in range(COLUMNS)])
     pixels = np.asarray(image)[:LARGEST, :LARGEST]
-    planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV)[..., PLANES].astype(np.float64)
-    places = [(top, left) for top in range(BLOCK) for left in range(BLOCK)]
-    matched = 0
-    for top, left in places:
-        read = _read(planes[top:, left:])
+    planes = np.moveaxis(cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV)[..., PLANES].astype(np.float64), -1, 0)
+    places = list(itertools.product((0, 1), (0, 1), range(BLOCK // 2), range(BLOCK // 2)))
+    matched, averages = 0, {}
+    for top, left, down, right in places:
+        if (top, left) not in averages:
+            averages[top, left] = _averages(planes[:, top:, left:])
+        read = _read(averages[top, left][:, down:, right:])
         matched = max(matched, int((read == turned[..., : read.shape[1]]).sum((1, 2)).max()))
         if matched == BITS:
             break
@@ -119,34 +121,41 @@ def _bits(key: str) -> NDArray[np.bool_]:
     return np.unpackbits(np.frombuffer(bytes.fromhex(key), np.uint8)).astype(bool).reshape(len(PLANES), COLUMNS)
 
 
-def _read(planes: NDArray[Any]) -> NDArray[np.bool_]:
+def _averages(planes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Haar's, of 2×2 pixels, ``[planes, rows, columns]``, at the wavelet's scale."""
+    rows, columns = (side // 2 * 2 for side in planes.shape[1:])
+    even, odd = planes[:, 0:rows:2], planes[:, 1:rows:2]
+    whole = even[..., 0:columns:2] + even[..., 1:columns:2] + odd[..., 0:columns:2] + odd[..., 1:columns:2]
+    return np.asarray(whole / 2)
+
+
+def _read(averages: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Bits ``[planes, columns]`` by the vote of their blocks, of as many columns as there are.
 
-    The library's `decode_frame`, of all blocks at once.
+    The library's `decode_frame`, of all blocks at once. It takes the cosine transform of each block, which turns the
+    block, so that no singular value changes.
     """
-    rows, columns = (side // BLOCK for side in planes.shape[:2])
-    if not rows or not columns:
-        return np.zeros((len(PLANES), 0), bool)
     half = BLOCK // 2
-    cut = planes[: rows * BLOCK, : columns * BLOCK]
-    averages = cut.reshape(rows, half, 2, columns, half, 2, len(PLANES)).sum((2, 5)) / 2
-    # The library's cosine transform turns each block, and no singular value changes with that.
-    votes = (_norms(averages.transpose(4, 0, 2, 1, 3)) % SCALE > SCALE / 2).mean(1)
+    num, rows, columns = averages.shape[0], averages.shape[1] // half, averages.shape[2] // half
+    if not rows or not columns:
+        return np.zeros((num, 0), bool)
+    blocks = averages[:, : rows * half, : columns * half].reshape(num, rows, half, columns, half)
+    votes = (_norms(blocks) % SCALE > SCALE / 2).mean(1)
     shares = np.stack([votes[:, bit::COLUMNS].mean(1) for bit in range(min(columns, COLUMNS))], axis=1)
     read: NDArray[np.bool_] = shares * 255 > 127  # its own bound, of which a half is above
     return read
 
 
 def _norms(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The largest singular value of each of many small matrices ``[..., i, j]``, by the power method.
+    """The largest singular value of each small matrix ``[planes, rows, i, columns, j]``, by the power method.
 
-    Colour is far from 0, so that the vector of ones is nearly the singular one: two rounds are exact to 1e-5, and seven
+    Colour is far from 0, so that the vector of ones is nearly the singular one: two rounds are exact to 1e-5, and many
     times as fast as taking the matrices apart.
     """
     left = blocks.sum(-1)
     for _ in range(2):
-        left = np.einsum("...ij,...j->...i", blocks, np.einsum("...ij,...i->...j", blocks, left))
+        left = np.einsum("pricj,prcj->pric", blocks, np.einsum("pricj,pric->prcj", blocks, left))
         left /= np.abs(left).max()
-    right = np.einsum("...ij,...i->...j", blocks, left)
-    squared: NDArray[np.float64] = (right**2).sum(-1) / (left**2).sum(-1)
+    right = np.einsum("pricj,pric->prcj", blocks, left)
+    squared: NDArray[np.float64] = (right**2).sum(-1) / (left**2).sum(2)
     return np.sqrt(squared)

@@ -82,7 +82,7 @@ def test_bits_are_read_as_the_library_reads_them(marked, photographs):
 
     for image in (marked[0], photographs[1]):
         planes = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2YUV)[..., watermark.PLANES]
-        read = watermark._read(planes.astype(float))
+        read = watermark._read(watermark._averages(np.moveaxis(planes, -1, 0).astype(float)))
         for i in range(2):
             averages = pywt.dwt2(planes[..., i], "haar")[0]
             decoder = EmbedDwtDctSvd(wmLen=watermark.COLUMNS)
