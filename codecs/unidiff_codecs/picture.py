@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -17,6 +20,8 @@ MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
 MODES_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 FORMATS_OF_16_BITS = ("PNG", "PPM")
 """Formats whose mode ``I`` holds greys of 16 bits; elsewhere it says nothing of what is white."""
+MOST_THREADS = 8
+"""That check images."""
 GAP = 2
 """Pixels between images."""
 LEGIBLE = 64
@@ -29,22 +34,67 @@ def open_image(data: bytes) -> Image.Image:
     Of an animation the first picture.
 
     Raises:
-        ValueError: if it is corrupt, cut off, not an image, of a mode that has no rule, or larger than Pillow's cap on
-            decompression.
+        ValueError: if it is corrupt, cut off, not an image, without a pixel, of a mode that has no rule, or larger than
+            Pillow's cap on decompression.
+    """
+    with _no_bombs():
+        image, orientation = _loaded(data)
+    return _upright(_without_alpha(image), orientation)
+
+
+def why_unreadable(contents: Iterable[Callable[[], bytes]]) -> Iterator[str | None]:
+    """Of each of many images, in order, what `open_image` would say of it; None of one that it opens.
+
+    Every image is decoded, since Pillow's `verify` passes a JPEG of which half is there; JPEGs at an eighth of their
+    sides, which reads all of the file and spares the rest of the work. On several threads: Pillow decodes outside of
+    Python's lock.
+
+    Args:
+        contents: give the bytes of an image each. An OSError is said of the image, other errors are raised.
+    """
+
+    def why(content: Callable[[], bytes]) -> str | None:
+        try:
+            data = content()
+        except OSError as error:
+            return error.strerror or str(error)
+        try:
+            _check_pixels(_loaded(data, is_draft=True)[0])
+        except ValueError as error:
+            return str(error)
+        return None
+
+    with _no_bombs(), ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        yield from pool.map(why, contents)
+
+
+@contextmanager
+def _no_bombs() -> Iterator[None]:
+    """Pillow's warning of a large image is an error. Filters of warnings are of all threads alike."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _loaded(data: bytes, *, is_draft: bool = False) -> tuple[Image.Image, int | None]:
+    """An image, its pixels read, and its orientation.
+
+    Args:
+        data: of the file.
+        is_draft: whether a JPEG may be smaller than it is.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            image.load()
-            orientation = image.getexif().get(ExifTags.Base.Orientation)  # what PNG says of it may follow the pixels
+        image = Image.open(io.BytesIO(data))
+        if is_draft:
+            image.draft(None, (1, 1))
+        image.load()
+        return image, image.getexif().get(ExifTags.Base.Orientation)  # what PNG says of it may follow the pixels
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"image too large to decode safely: {error}; scale it down first") from error
     except UnidentifiedImageError as error:  # its own message names a buffer in memory
         raise ValueError(f"not a readable image ({len(data)} bytes): of no format that PIL knows") from error
     except Exception as error:  # PIL's readers raise whatever they meet: OSError, SyntaxError, struct.error, …
         raise ValueError(f"not a readable image ({len(data)} bytes): {error}") from error
-    return _upright(_without_alpha(image), orientation)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -55,23 +105,34 @@ def as_rgb(image: Image.Image) -> Image.Image:
     converted by Pillow; colour profiles are not applied.
 
     Raises:
-        ValueError: if the mode has no rule (``F``, other ``I``); names it.
+        ValueError: if it has no pixel, or a mode that has no rule (``F``, other ``I``); names it.
     """
     image.load()
     return _upright(_without_alpha(image), image.getexif().get(ExifTags.Base.Orientation))
 
 
-def _without_alpha(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in FORMATS_OF_16_BITS):
-        return _from_16_bits(image)
-    if image.mode in MODES_WITH_ALPHA or (image.mode in MODES and "transparency" in image.info):
-        shown = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")  # no way from La but through LA
-        return Image.alpha_composite(Image.new("RGBA", shown.size, GROUND), shown).convert("RGB")
-    if image.mode not in MODES:
+def _check_pixels(image: Image.Image) -> None:
+    """Raises: ValueError if there are none, or nothing says what colours they are."""
+    if 0 in image.size:
+        raise ValueError(f"an image of {image.width} × {image.height} pixels; it has at least one each way")
+    if image.mode not in (*MODES, *MODES_WITH_ALPHA) and not _has_16_bits(image):
         raise ValueError(
             f"an image of mode {image.mode!r} has no stated range to bring to 8-bit RGB; save it as RGB or as 8-bit or "
             "16-bit grey"
         )
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in FORMATS_OF_16_BITS)
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    _check_pixels(image)
+    if _has_16_bits(image):
+        return _from_16_bits(image)
+    if image.mode in MODES_WITH_ALPHA or "transparency" in image.info:
+        shown = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")  # no way from La but through LA
+        return Image.alpha_composite(Image.new("RGBA", shown.size, GROUND), shown).convert("RGB")
     return image.convert("RGB")
 
 

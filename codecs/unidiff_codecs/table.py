@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unidiff_codecs.text_file import read_table
 from unidiff_core import Codec, EmptyRaw, Members, Source, Stream
 from unidiff_core.codec.weights import locate, read_config, require
 
@@ -204,7 +204,11 @@ class TableSource(Source):
         return self._rows
 
     def _cleaned(self, row: Mapping[str, Any]) -> Row:
-        cells = {re.sub(r"\W+", "_", str(name).strip()): value for name, value in row.items()}
+        cells: dict[str, Any] = {}
+        for name, value in row.items():
+            if (cleaned := re.sub(r"\W+", "_", str(name).strip())) in cells:
+                raise ValueError(f"{self.table}: two columns are called {cleaned!r}, one of them {name!r}; rename it")
+            cells[cleaned] = value
         texts = {name: None if value is None else str(value).strip() for name, value in cells.items()}
         return {name: None if text in self.empty else text for name, text in texts.items()}
 
@@ -220,7 +224,7 @@ class TableSource(Source):
                 if row[name] is not None and not _is_number(str(row[name])):
                     raise ValueError(
                         f"{self.table}: {row[name]!r} in column {name!r}, row {i + 1}, is no number; name the column "
-                        "among `labels`, leave it out of `columns`, or name the cell among `empty`"
+                        "among `labels` (--source.labels), leave it out of `columns`, or name the cell among `empty`"
                     )
 
 
@@ -244,12 +248,8 @@ def _reader_of(table: str) -> Callable[[str], Iterator[Mapping[str, Any]]]:
 
 
 def _from_csv(table: str) -> Iterator[Mapping[str, Any]]:
-    with Path(table).expanduser().open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(f"{table}, line {reader.line_num}, has not as many cells as the header")
-            yield row
+    for _, row in read_table(Path(table).expanduser(), strict=True)[1]:
+        yield row
 
 
 def _from_parquet(table: str) -> Iterator[Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unidiff_codecs.clip import TextState
 from unidiff_codecs.text_decoder import TextDecoder
+from unidiff_codecs.text_file import decode
 from unidiff_core import Codec, EmptyRaw, FrozenCodec, Stream
 from unidiff_core.foundation.argument import check_sizes
 
@@ -202,10 +203,7 @@ def decoded(data: bytes) -> str:
     """
     if len(data) > LONGEST:
         raise ValueError(f"a text of {len(data)} bytes, and {LONGEST} are read at most; cut it")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not a text in UTF-8: {error}") from error
+    return decode(data)
 
 
 def check_text(raw: Any) -> str:

@@ -144,10 +144,10 @@ def test_a_table_of_captions(tmp_path):
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ("name,text\n0.png,a\n", r"has no column file_name, only name, text"),
+        ("name,text\n0.png,a\n", r"has no column file_name, only name, text; choose: --source\.file_name=name$"),
         ("", r"has no column file_name, only nothing"),
-        ("file_name,text\n0.png,a red, on blue\n", r"metadata\.csv, line 2 has not the 2 fields.*quote"),
-        ("file_name,text\n0.png\n", r"line 2 has not the 2 fields"),
+        ("file_name,text\n0.png,a red, on blue\n", r"metadata\.csv, line 2 has not the 2 cells.*quote"),
+        ("file_name,text\n0.png\n", r"line 2 has not the 2 cells"),
         ("file_name,text\nno.png,a\n", r"line 2: there is no file .*no\.png"),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_tables_mistakes_are_named(tmp_path, table, says):
 
 def test_another_field_is_named_with_the_option_that_chooses_it(tmp_path):
     folder = cases.with_metadata(tmp_path / "folder", caption=lambda i: f"a red {i}")
-    says = r"no field 'text' but file_name, caption: choose one, text=caption"
+    says = r"no field 'text' but file_name, caption: choose one, --source\.text=caption"
     with pytest.raises(ValueError, match=says):
         written(folder, tmp_path / "out")
     for unpaired in ("skip", "keep"):

@@ -117,7 +117,7 @@ def test_a_source_that_does_not_fit_the_table(table, options, says):
 
 def test_files_that_are_no_table(table, tmp_path):
     table.write_text(HEADER + "1,2\n")
-    with pytest.raises(ValueError, match="line 2, has not as many cells"):
+    with pytest.raises(ValueError, match="line 2 has not the 4 cells of the header"):
         source_of(table).splits  # noqa: B018
     for name, says in (("people.txt", "a .csv or a .parquet"), ("no.csv", "no such file"), ("sklearn:beer", "wine")):
         with pytest.raises(ValueError, match=says):

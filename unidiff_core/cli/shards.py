@@ -79,7 +79,7 @@ def _write_split(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCE).write_text(json.dumps(recipe, indent=1) + "\n")
     paths = write_shards(folder, tracked(source.samples(split), f"{split} shards", total), shard_size=shard_size)
-    print(f"{folder}: {_count(folder)} samples in {len(paths)} shards")
+    print(f"{folder}: {_count(folder)} samples in {len(paths)} shard{'s' * (len(paths) != 1)}")
     if (written := _count(folder)) != total:
         raise ValueError(f"{folder}: the source said {total} samples and gave {written}; it changed meanwhile")
 

@@ -31,7 +31,7 @@ class Waveform:
         rate: samples a second.
 
     Raises:
-        ValueError: if the samples are not of one dimension or not finite, or the rate is not positive.
+        ValueError: if there are no samples, they are not of one dimension or not finite, or the rate is not positive.
     """
 
     samples: np.ndarray
@@ -41,6 +41,8 @@ class Waveform:
         samples = np.asarray(self.samples, dtype=np.float32)
         if samples.ndim != 1:
             raise ValueError(f"a waveform is mono, of shape [n], not {list(samples.shape)}; average its channels first")
+        if not len(samples):
+            raise ValueError("a waveform has at least one sample")
         if not np.isfinite(samples).all():
             raise ValueError("a waveform has samples that are not finite")
         if self.rate < 1:
