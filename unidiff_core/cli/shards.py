@@ -38,6 +38,11 @@ def run(argv: Sequence[str]) -> None:
     recipe = json.loads(json.dumps(config.source.as_dict()))
     built = parser.instantiate_classes(config)
     recipe |= {"files": _digest(built.source.files), "shard_size": built.shard_size}
+    if not built.overwrite and (done := _complete(Path(built.output).expanduser(), recipe)):
+        for folder in done:  # without asking the source, which may look into all of its files
+            _check(folder, built.source)
+            _tell_complete(folder)
+        return
     folders = {split: Path(built.output).expanduser() / split for split in built.source.splits}
     check_sizes(shard_size=built.shard_size)
     if not folders:
@@ -46,6 +51,7 @@ def run(argv: Sequence[str]) -> None:
         _check(folder, built.source)
         if (folder / MANIFEST).is_file() and not built.overwrite:
             _check_settings(folder, recipe)
+    recipe["splits"] = dict(built.source.splits)
     for split, folder in folders.items():
         _write_split(built.source, split, folder, recipe, built.shard_size, built.overwrite)
 
@@ -72,7 +78,7 @@ def _write_split(
     total = source.splits[split]
     if (folder / MANIFEST).is_file() and not overwrite:
         if not _has_changed(folder, recipe, total):
-            print(f"{folder}: complete, left alone; --overwrite writes it again")
+            _tell_complete(folder)
             return
         print(f"{folder}: was complete, but its source has changed since; written again")
     _clear(folder)
@@ -93,6 +99,22 @@ def _digest(files: Sequence[Path]) -> str:
 def _count(folder: Path) -> int:
     """Samples in a complete folder."""
     return sum(row["count"] for row in json.loads((folder / MANIFEST).read_text())["shards"])
+
+
+def _complete(output: Path, recipe: dict[str, Any]) -> list[Path]:
+    """The folders of all splits, if each is complete and of this recipe and these files; none otherwise."""
+    for path in output.glob(f"*/{SOURCE}"):
+        written = json.loads(path.read_text())
+        splits = written.get("splits", {})
+        folders = {output / split: num for split, num in splits.items()}
+        is_same = written.get("files") == recipe["files"] and _settings(written) == _settings(recipe)
+        if is_same and all((folder / MANIFEST).is_file() and _count(folder) == num for folder, num in folders.items()):
+            return list(folders)
+    return []
+
+
+def _tell_complete(folder: Path) -> None:
+    print(f"{folder}: complete, left alone; --overwrite writes it again")
 
 
 def _has_changed(folder: Path, recipe: dict[str, Any], total: int) -> bool:
@@ -118,7 +140,7 @@ def _check_settings(folder: Path, recipe: dict[str, Any]) -> None:
 def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
     """By option: not what the source's files are now."""
     source = {"class": recipe["class_path"], **recipe.get("init_args", {})}
-    return {"source": source, "shard_size": recipe["shard_size"]}
+    return {"source": source, "shard_size": recipe.get("shard_size")}
 
 
 def _check(folder: Path, source: Source) -> None:

@@ -3,20 +3,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from unidiff_digits.source import DigitsSource
 
 from unidiff_core.cli.shards import _parser, run
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "digits"
 
 
-def test_shards_command_writes_skips_and_redoes(tmp_path, capsys):
+def test_shards_command_writes_skips_and_redoes(tmp_path, capsys, monkeypatch):
     options = ["--source=DigitsSource", "--source.scans=2", f"--output={tmp_path}", "--shard_size=10"]
     run(options)
     assert len(list((tmp_path / "train").glob("*.tar"))) == 2
     before = (tmp_path / "train" / "00000.tar").read_bytes()
     capsys.readouterr()
-    run(options)
+    with monkeypatch.context() as patch:
+        patch.setattr(DigitsSource, "splits", property(lambda source: pytest.fail("it is not asked")))
+        run(options)
     assert capsys.readouterr().out.count("left alone") == 2
+    (tmp_path / "test/manifest.json").unlink()
+    run(options)
+    assert capsys.readouterr().out.count("left alone") == 1
     for other, said in (
         ("--source.seed=1", r"source\.seed was 0, is 1"),
         ("--shard_size=9", r"shard_size was 10, is 9"),
