@@ -16,11 +16,12 @@ from unidiff_core.codec.waveform import Waveform
 from unidiff_core.evaluation.comparison import write_comparison
 from unidiff_core.evaluation.criterion import Criterion
 from unidiff_core.evaluation.estimate import share
+from unidiff_core.evaluation.gallery import card, shown
 from unidiff_core.evaluation.history import write_training
 from unidiff_core.evaluation.metric import Pair
-from unidiff_core.evaluation.page import card, render
 from unidiff_core.evaluation.report import write_examples, write_report
 from unidiff_core.evaluation.run import Evaluation, Example, Query, Settings
+from unidiff_core.foundation.page import render, write_html
 
 pytestmark = pytest.mark.acceptance
 
@@ -80,12 +81,16 @@ def pages(tmp_path_factory):
         sheet = io.BytesIO()
         Image.new("RGB", (3000, 200)).save(sheet, "PNG")
         (run / "reconstructions.png").write_bytes(sheet.getvalue())
-        write_report(run / "report.html", evaluated, CODECS, title=name, pictures=[run / "reconstructions.png"])
+        cells = [[[shown(CODECS["image"], picture(i)), shown(CODECS["audio"], tone(i))] for i in range(14)]]
+        write_html(run / "film.html", "film.html.j2", title="chain", titles=["image | text"] * 14, rows=cells)
+        more = {"pictures": [run / "reconstructions.png"], "films": [run / "film.html"]}
+        write_report(run / "report.html", evaluated, CODECS, title=name, **more)
         write_training(run / "training.html", run, links=["report.html"])
     write_comparison(folder / "comparison.html", folder / "one", folder / "two_with_a_long_name")
     return {
         "report": folder / "one/report.html",
         "training": folder / "one/training.html",
+        "film": folder / "one/film.html",
         "comparison": folder / "comparison.html",
     }
 
@@ -106,9 +111,12 @@ def test_nothing_is_cut_off_or_broken_at_any_width(seen):
         assert row["images"] and not row["broken"] and not row["silent"] and not row["links"], name
         assert all(width >= 100 for width in row["players"]), name
         assert all(width >= 280 for width in row["charts"]), name
-    assert len(found["report", PHONE]["players"]) == COUNT and len(found["comparison", WIDE]["players"]) == 2 * COUNT
+    assert (
+        len(found["report", PHONE]["players"]) == COUNT + 14 and len(found["comparison", WIDE]["players"]) == 2 * COUNT
+    )
     assert len(found["report", WIDE]["charts"]) == 4 and len(found["training", WIDE]["charts"]) == 3
-    assert {row["order"] for (page, _), row in found.items() if page != "training"} == {"pt"}, "pictures, then tables"
+    orders = {page: row["order"] for (page, _), row in found.items()}
+    assert orders == {"report": "ptpt", "training": "p", "film": "tp", "comparison": "pt"}  # pictures, then numbers
 
 
 def test_paper_and_ink_are_those_of_the_scheme(seen):

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from torch import Tensor
 
 from unidiff_core.codec.codec import Raw
 from unidiff_core.foundation.latents import modality_of
+from unidiff_core.foundation.page import FILM, write_html
 from unidiff_core.system import UniDiffuser
-
-PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
-<style>body {{ font: 14px sans-serif }} td, th {{ padding: 4px 8px; text-align: center; max-width: 220px }}</style>
-<h1>{title}</h1><table>{rows}</table>
-"""
 
 
 @dataclass(frozen=True)
@@ -58,12 +54,12 @@ def film(model: UniDiffuser, moments: Sequence[Moment], folder: Path, *, title: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     decoded = [moment.decode(model) for moment in moments]
-    rows = ["<tr>" + "".join(f"<th>{escape(moment.title)}</th>" for moment in moments) + "</tr>"]
-    for i in range(len(next(iter(moments[0].latents.values())))):
-        cells = ("<br>".join(_html(model, name, raws[i]) for name, raws in row.items()) for row in decoded)
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    page = folder / "film.html"
-    page.write_text(PAGE.format(title=escape(title), rows="\n".join(rows)), encoding="utf-8")
+    rows = [
+        [[_html(model, name, raws[i]) for name, raws in row.items()] for row in decoded]
+        for i in range(len(next(iter(moments[0].latents.values()))))
+    ]
+    page = folder / FILM
+    write_html(page, "film.html.j2", title=title, titles=[moment.title for moment in moments], rows=rows)
     files = [page]
     for name in model.modalities:
         strips = [row[name] for row in decoded if name in row]
@@ -73,5 +69,5 @@ def film(model: UniDiffuser, moments: Sequence[Moment], folder: Path, *, title: 
     return files
 
 
-def _html(model: UniDiffuser, name: str, raw: Any) -> str:
-    return str(model.modalities[name].codec.html(raw))
+def _html(model: UniDiffuser, name: str, raw: Any) -> Markup:
+    return Markup(model.modalities[name].codec.html(raw))

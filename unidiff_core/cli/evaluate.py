@@ -164,12 +164,13 @@ def _fingerprint(directory: Path, weights: str, precision: str = "fp32") -> str:
 def write(out: Path, model: Sampler, evaluation: Evaluation) -> None:
     """Write all files into `out` and print the table."""
     from unidiff_core.evaluation.report import EXAMPLES, REPORT, RESULT, write_examples, write_report
+    from unidiff_core.foundation.page import FILM
 
     codecs = {name: modality.codec for name, modality in model.modalities.items()}
-    pictures = sorted(out.glob("**/reconstructions.png"))
+    pictures, films = sorted(out.glob("**/reconstructions.png")), sorted(out.glob(f"**/{FILM}"))
     evaluation.write(out / RESULT)
     write_examples(out / EXAMPLES, evaluation, codecs)
-    write_report(out / REPORT, evaluation, codecs, title=out.resolve().name, pictures=pictures)
+    write_report(out / REPORT, evaluation, codecs, title=out.resolve().name, pictures=pictures, films=films)
     _print_table(evaluation)
     print(f"{out / RESULT}\n{out / REPORT}")
     _print_verdict(evaluation)

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from unidiff_core.evaluation.page import render
+from unidiff_core.foundation.page import render
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 210, 46, 14, 10, 24
 MOST = 240

@@ -13,9 +13,10 @@ from markupsafe import Markup
 
 from unidiff_core.evaluation.criterion import Verdict
 from unidiff_core.evaluation.estimate import Estimate
+from unidiff_core.evaluation.gallery import Card
 from unidiff_core.evaluation.history import History, drawn_beside, figures, read_history
-from unidiff_core.evaluation.page import Card, link_to, write_html
 from unidiff_core.evaluation.report import EXAMPLES, MARKS, REPORT, RESULT, STYLES, flat
+from unidiff_core.foundation.page import link_to, write_html
 
 TABLES = ("queries", "controls", "judges")
 """Parts of an evaluation that are tables: subject → metric → estimate."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from unidiff_core.evaluation.chart import Line, Point, chart, short
-from unidiff_core.evaluation.page import link_to, write_html
 from unidiff_core.evaluation.show import PAGE, STEPS, steps_shown
+from unidiff_core.foundation.page import link_to, write_html
 
 METRICS = "metrics.csv"
 PLACES = ("", "*/", "*/*/")

@@ -12,9 +12,10 @@ from unidiff_core.codec.codec import Codec
 from unidiff_core.evaluation.criterion import Verdict
 from unidiff_core.evaluation.curves import curves
 from unidiff_core.evaluation.estimate import Estimate
-from unidiff_core.evaluation.page import Card, card, picture, shown, write_html
+from unidiff_core.evaluation.gallery import Card, card, shown
 from unidiff_core.evaluation.run import Evaluation
 from unidiff_core.foundation.atomic import write_json
+from unidiff_core.foundation.page import film_of, picture, write_html
 
 RESULT, REPORT, EXAMPLES = "evaluation.json", "report.html", "examples.json"
 """What an evaluation leaves in its folder: the numbers, the page, and the page's samples for other pages."""
@@ -108,7 +109,13 @@ def write_examples(path: Path, evaluation: Evaluation, codecs: Mapping[str, Code
 
 
 def write_report(
-    path: Path, evaluation: Evaluation, codecs: Mapping[str, Codec], *, title: str, pictures: Sequence[Path] = ()
+    path: Path,
+    evaluation: Evaluation,
+    codecs: Mapping[str, Codec],
+    *,
+    title: str,
+    pictures: Sequence[Path] = (),
+    films: Sequence[Path] = (),
 ) -> None:
     """Write the report, whole or not at all.
 
@@ -118,6 +125,7 @@ def write_report(
         codecs: modality → codec, which knows how a sample looks in HTML.
         title: heading.
         pictures: PNG files to show after the samples, such as reconstructions.
+        films: pages of applications to show after them: chains, variations, interpolations.
     """
     subjects = groupby(table_rows(evaluation), key=lambda row: row.subject)
     write_html(
@@ -128,6 +136,7 @@ def write_report(
         galleries=cards_of(evaluation, codecs),
         pairs=_pairs(evaluation, codecs),
         pictures=[(f"{row.parent.name}: {row.stem}".replace("_", " "), picture(row)) for row in pictures],
+        films=[(row.parent.name.replace("_", " "), html) for row in films if (html := film_of(row))],
         missing=unmeasured(evaluation),
         unmet=[row for row in table_rows(evaluation) if row.verdict not in (None, "met")],
         tables=[(subject, list(rows)) for subject, rows in subjects],

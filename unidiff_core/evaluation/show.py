@@ -18,10 +18,11 @@ import torch
 from markupsafe import Markup
 
 from unidiff_core.codec.waveform import from_wav
-from unidiff_core.evaluation.page import Card, card, render, write_html
+from unidiff_core.evaluation.gallery import Card, card
 from unidiff_core.foundation.atomic import write_text
 from unidiff_core.foundation.batch import Batch
 from unidiff_core.foundation.latents import of_modality
+from unidiff_core.foundation.page import render, write_html
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
 from unidiff_core.training.ema import EMA

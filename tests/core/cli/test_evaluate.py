@@ -68,10 +68,14 @@ def arguments(tmp_path, registered):
 
 
 def test_a_model_is_evaluated_and_written_about(arguments, tmp_path, capsys):
+    film = ["a", "b | a", "--num=2", "--steps=1", f"--out={tmp_path / 'model/some_chain'}"]
+    main(["chain", str(tmp_path / "model"), *film])
     run([*arguments, "--num=5", "--drop_ignored=true"])
     found = json.loads((tmp_path / "model/evaluation.json").read_text())
     assert found["queries"]["a | b"]["mean"]["n"] == 5 and found["settings"]["drop_ignored"] is True
-    assert (tmp_path / "model/report.html").is_file()
+    page = (tmp_path / "model/report.html").read_text()
+    assert "<h2>some chain</h2>" in page and page.count('<section class="film">') == 1
+    assert len(json.loads((tmp_path / "model/examples.json").read_text())["a | b"]) == 5
     said = capsys.readouterr().out
     assert "mean" in said and str(tmp_path / "model/report.html") in said.replace("\n", "")
 

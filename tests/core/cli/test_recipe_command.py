@@ -13,7 +13,7 @@ import pytest
 
 from unidiff_core.cli.main import main
 from unidiff_core.cli.recipe import recipe_folder
-from unidiff_core.evaluation.page import PAGES
+from unidiff_core.foundation.page import PAGES
 
 ROOT = Path(__file__).parents[3]
 RECIPES = sorted(path.name for path in (ROOT / "recipes").iterdir() if path.is_dir())
@@ -77,4 +77,4 @@ def test_the_wheel_holds_the_recipes_and_the_templates_of_pages(tmp_path):
     expected = {p.relative_to(ROOT).as_posix() for p in (ROOT / "recipes").rglob("*") if p.is_file()}
     assert {f"unidiff_core/{name}" for name in expected} <= set(names)
     templates = {path.relative_to(ROOT).as_posix() for path in PAGES.iterdir()}
-    assert "unidiff_core/evaluation/pages/base.html.j2" in templates and templates <= set(names)
+    assert "unidiff_core/pages/base.html.j2" in templates and templates <= set(names)

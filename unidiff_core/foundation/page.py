@@ -1,11 +1,10 @@
-"""Pages: self-contained HTML, rendered from the templates in ``pages/``, which travel with the package."""
+"""Pages: self-contained HTML, rendered from the templates in ``unidiff_core/pages/``, which travel with the package."""
 
 from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from unidiff_core.codec.codec import Codec, Raw
 from unidiff_core.foundation.atomic import write_text
 
-PAGES = Path(__file__).parent / "pages"
+PAGES = Path(__file__).parents[1] / "pages"
+FILM = "film.html"
+"""The page of an application's moments, which an evaluation's page beside or above it shows too."""
+_FILM = re.compile(r'<section class="film">.*</section>', re.DOTALL)
 
 
 @cache
@@ -43,40 +44,17 @@ def write_html(path: Path, template: str, **values: Any) -> None:
     write_text(path, render(template, **values))
 
 
-def shown(codec: Codec, raw: Raw) -> Markup:
-    """How a sample looks on a page: the codec's own HTML."""
-    return Markup(codec.html(raw))
-
-
 def picture(path: Path) -> str:
     """A PNG file as the address of an image."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
+def film_of(page: Path) -> Markup:
+    """What a `FILM` shows, for another page; nothing of a file that is none."""
+    found = _FILM.search(page.read_text(encoding="utf-8", errors="replace"))
+    return Markup(found[0] if found else "")
+
+
 def link_to(target: Path, page: Path) -> str:
     """A link by which a page finds a file, also when both are moved together."""
     return quote(Path(os.path.relpath(target.resolve(), page.resolve().parent)).as_posix())
-
-
-@dataclass(frozen=True)
-class Card:
-    """A sample on a page: what was given, what came of it, and in what it is wrong; HTML by modality."""
-
-    given: Mapping[str, Markup]
-    solved: Mapping[str, Markup]
-    faults: Sequence[str] = ()
-
-
-def card(
-    given: Mapping[str, Raw], solved: Mapping[str, Raw], codecs: Mapping[str, Codec], faults: Sequence[str] = ()
-) -> Card:
-    """Raw samples as a card.
-
-    Args:
-        given: modality → what was given.
-        solved: modality → what was sampled.
-        codecs: of both.
-        faults: in what it is wrong.
-    """
-    above, below = ({name: shown(codecs[name], raw) for name, raw in side.items()} for side in (given, solved))
-    return Card(above, below, faults)

@@ -6,7 +6,8 @@ import pytest
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
-from unidiff_core.evaluation.page import PAGES, Card, render, write_html
+from unidiff_core.evaluation.gallery import Card
+from unidiff_core.foundation.page import PAGES, film_of, render, write_html
 
 
 def test_values_are_escaped_and_a_codecs_html_is_not():
@@ -31,5 +32,15 @@ def test_every_page_forbids_what_comes_from_elsewhere(tmp_path):
         assert not any(word in text for word in ("<script", "http:", "https:", "//", "onclick")), name
         assert "|safe" not in text.replace(" ", ""), name
     whole = [name for name, text in templates.items() if "{% block body %}" in text]
-    assert {f"{name}.html.j2" for name in ("base", "evaluation", "training", "comparison", "samples")} == set(whole)
+    names = ("base", "evaluation", "training", "comparison", "samples", "film")
+    assert {f"{name}.html.j2" for name in names} == set(whole)
     assert all('{% extends "base.html.j2" %}' in templates[name] for name in whole if name != "base.html.j2")
+
+
+def test_what_a_film_shows_goes_into_another_page_whole(tmp_path):
+    cell = Markup("<section>a codec's own</section>")
+    write_html(tmp_path / "film.html", "film.html.j2", title="t", titles=["b | a"], rows=[[[cell]], [[cell]]])
+    found = film_of(tmp_path / "film.html")
+    assert found.count(str(cell)) == 2 and found.startswith("<section") and found.endswith("</div></section>")
+    (tmp_path / "other.html").write_bytes(b"\xff<section>")
+    assert film_of(tmp_path / "other.html") == ""
