@@ -11,15 +11,17 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from unidiff_codecs.image import load_autoencoder
-from unidiff_codecs.released import autoencoder, network, text_decoder
+from unidiff_codecs.released import DiffusersFolder, autoencoder, network, text_decoder
 from unidiff_codecs.released.sizes import Sizes, diffusers_config, diffusers_sizes
 from unidiff_codecs.released.state import listed, shapes_of
 from unidiff_codecs.text_decoder import TextDecoder
 from unidiff_codecs.training.text_decoder import train_tokenizer
+from unidiff_codecs.watermark import KEY
 
 from unidiff_core import UniDiffuser
 from unidiff_core.cli.main import main
 from unidiff_core.serialization import model_directory
+from unidiff_core.serialization.converter import export_model
 
 from .conftest import CAPTIONS
 
@@ -430,6 +432,14 @@ def test_what_was_exported_comes_back_without_an_option(directories, tmp_path):
     main(["convert", str(tmp_path / "out"), str(tmp_path / "again")])
     found = TextDecoder.from_pretrained(str(tmp_path / "again/text_decoder")).tokenizer
     assert [found.decode(found.encode(caption)) for caption in CAPTIONS] == CAPTIONS
+
+
+def test_an_export_says_that_it_loses_the_watermark(directories, tmp_path):
+    model = model_directory.load(directories["v1"], allow_hub=True)
+    said = [line for line in export_model(DiffusersFolder(), model, tmp_path / "plain").lines if "watermark" in line]
+    model.description.modalities["image"].codec.watermark = KEY
+    lines = export_model(DiffusersFolder(), model, tmp_path / "marked").lines
+    assert said == [] and "not exported: the watermark; diffusers' pipeline marks nothing" in lines
 
 
 def test_old_names_of_the_autoencoders_attention(diffusers_folder, tmp_path):

@@ -92,6 +92,8 @@ class DiffusersFolder(Converter):
             head = f"---\nlicense: {json.dumps(model.description.licence)}\n---\n\n"
             (folder / "README.md").write_text(f"{head}{model.description.terms}\n")
         report.add(f"not exported: {self.not_exported}")
+        if image.watermark is not None:
+            report.add("not exported: the watermark; diffusers' pipeline marks nothing")
 
     def _read_decoder(self, source: Path, report: Report) -> TextDecoder:
         folder = source / TEXT_DECODER
