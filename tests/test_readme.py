@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from functools import partial
@@ -14,7 +16,10 @@ import pytest
 import torch
 
 from unidiff_core import Modality, UniDiffuser
+from unidiff_core.cli import fit
+from unidiff_core.cli.evaluate import _with_sweeps
 from unidiff_core.cli.main import COMMANDS
+from unidiff_core.cli.option import tidied
 from unidiff_core.foundation.registry import Registry
 from unidiff_core.network.uvit import UViT
 from unidiff_core.sampling.spec import TimestepSpec
@@ -52,6 +57,51 @@ def test_commands_and_options_exist():
     targets = re.findall(r"^make (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text()
     assert targets and all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def commands_of_the_pages():
+    """Page, and the words of each command line that stands in a block of shell on it."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "plugins").glob("*/README.md"))]
+    for page in pages:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if "unidiffuser" in words:
+                    yield page.name, words[words.index("unidiffuser") + 1 :]
+
+
+@functools.cache
+def parser_of(command):
+    return importlib.import_module(f"unidiff_core.cli.{COMMANDS[command][0]}")._parser()
+
+
+def parse(command, words):
+    if command.startswith("fit"):
+        if len(words) > 2:  # the recipes alone are parsed by test_recipe.py
+            with pytest.raises(SystemExit) as end:
+                fit.run([command, *words, "--print_config"])
+            assert end.value.code == 0
+    elif command in ("encode", "shards", "evaluate"):
+        parser_of(command).parse_args(_with_sweeps(words))
+    elif command in ("sample", "vary", "chain", "inpaint", "interpolate"):
+        parser_of(command).parse_args(tidied(parser_of(command), words))
+
+
+def test_every_command_line_of_the_pages_parses(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    seen = set()
+    for page, (command, *words) in commands_of_the_pages():
+        configs = [words[i + 1] for i in range(len(words)) if words[i] == "-c"]
+        absent = [path for path in configs if not Path(path).is_file()]
+        assert not [path for path in absent if path.startswith("recipes/")], (page, command, words)
+        if absent:  # a file that the page has its reader write
+            continue
+        seen.add(command)
+        try:
+            parse(command, words)
+        except Exception as error:
+            raise AssertionError(f"{page}: unidiffuser {command} {' '.join(words)}") from error
+    assert seen >= {"fit", "fit-codec", "encode", "shards", "evaluate", "sample", "vary", "chain", "inpaint"}
 
 
 def test_specs_of_the_table_parse():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import re
+import warnings
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -44,11 +46,18 @@ class RawTexts(Codec, ABC):
         return raw.encode("utf-8")
 
     def parse(self, text: str) -> str:
-        """The literal text.
+        """The literal text; or the content of a file whose path it is.
+
+        What has no blank, and a slash or a usual file ending, looks like a path: where no such file is, that is said.
 
         Raises:
-            ValueError: if it is empty.
+            ValueError: if it is empty, or the file is none of UTF-8 text.
         """
+        looks_like_path = not re.search(r"\s", text.strip()) and ("/" in text or mimetypes.guess_type(text)[0])
+        if looks_like_path and Path(text).expanduser().is_file():
+            return str(super().parse(text))
+        if looks_like_path:
+            warnings.warn(f"no file {text}: taken as text", stacklevel=2)
         return check_text(text).strip()
 
     def save(self, raws: Sequence[str], folder: Path, *, first_index: int = 0) -> list[Path]:

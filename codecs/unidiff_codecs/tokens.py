@@ -12,6 +12,7 @@ from torch import Tensor
 from unidiff_codecs.text import RawTexts, check_text, spans_of
 from unidiff_core import Stream
 from unidiff_core.codec.weights import locate, read_config, require
+from unidiff_core.foundation.error import counted
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 
@@ -113,11 +114,13 @@ class TokensCodec(RawTexts):
 
     def _count(self, rows: Sequence[tuple[Sequence[int], Sequence[str]]]) -> None:
         num_cut = sum(len(tokens) > self.length for tokens, _ in rows)
-        num_unknown = sum(bool(unknown) for _, unknown in rows)
-        if num_cut or num_unknown:
+        unknown = [words for _, words in rows if words]
+        if num_cut or unknown:
+            several = list(dict.fromkeys(word for words in unknown for word in words))
+            named = f" ({', '.join(several[:5])}{', …' * (len(several) > 5)})" if several else ""
             warnings.warn(
-                f"of {len(rows)} texts {num_cut} had more than {self.length} tokens and were cut, and {num_unknown} "
-                "have words that the tokenizer does not know",
+                f"of {counted(len(rows), 'text')} {num_cut} had more than {self.length} tokens and were cut, and "
+                f"{len(unknown)} had words that the tokenizer does not know{named}",
                 stacklevel=3,
             )
 

@@ -168,3 +168,17 @@ def test_texts_are_saved_as_lines_batch_after_batch(tmp_path):
     assert len((tmp_path / "texts.jsonl").read_text().splitlines()) == 1
     assert codec.html("<b>") == "<span>&lt;b&gt;</span>"
     assert codec.from_bytes(codec.to_bytes("a red one")) == codec.parse("a red one") == "a red one"
+
+
+def test_what_looks_like_a_path_is_read_or_said_to_be_no_file(text_arguments, tmp_path, monkeypatch, recwarn):
+    codec = TextCodec(**text_arguments)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "caption.txt").write_text("a red seven\n")
+    (tmp_path / "seven").write_text("8")
+    assert [codec.parse(text) for text in ("caption.txt", "./seven", "seven", "two words.txt")] == [
+        *("a red seven", "8", "seven", "two words.txt")
+    ]
+    assert not recwarn.list
+    for text in ("captoin.txt", "runs/digits", "seven.png"):
+        with pytest.warns(UserWarning, match=f"no file {text}: taken as text"):
+            assert codec.parse(text) == text

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 
 from unidiff_core.cli.option import (
@@ -22,16 +21,19 @@ from unidiff_core.cli.option import (
     check_device,
     tidied,
 )
+from unidiff_core.foundation.error import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from unidiff_core.codec.codec import Raw
     from unidiff_core.sampling.options import SamplingOptions
+    from unidiff_core.sampling.spec import TimestepSpec
     from unidiff_core.system import UniDiffuser
 
 LATENTS = "latents.safetensors"
 ENDING = ".safetensors"
+FILM = "film.html"
 
 
 def parser_of(command: str, usage: str, description: str) -> Parser:
@@ -48,11 +50,10 @@ def add_given(parser: Parser) -> None:
         type=str,
         default=[],
         metavar="NAME=VALUE",
-        help="A value: a path to a file, or text; or latents, as a .safetensors file. Repeatable.",
+        help="A value: the path of a file, or text; or latents, as a .safetensors file. Repeatable.",
     )
-    parser.add_argument(
-        "--num", type=int | None, default=None, help="Samples: one, or as many as are given, if this is not."
-    )
+    help_text = "How many samples. If it is left out: one for each value that is given, or one."
+    parser.add_argument("--num", type=int | None, default=None, help=help_text)
 
 
 def add_model(parser: Parser) -> None:
@@ -118,14 +119,58 @@ def load_model(options: Any) -> UniDiffuser:
     from unidiff_core.system import UniDiffuser
 
     options.out = options.out.expanduser()  # no shell does it in --out=~/samples
-    there = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        what = "may not be written to" if there.is_dir() else "is a file"
-        raise ValueError(f"--out={options.out} cannot hold samples: {there} {what}; name another folder")
+    check_out(options.out)
     model = UniDiffuser.from_pretrained(
         options.model, weights=options.weights, allow_hub=options.allow_hub, precision=options.precision
     )
     return model.to(check_device(options.device))
+
+
+def check_out(out: Path, folders: Iterable[str] = (), files: Iterable[str] = (), what: str = "samples") -> None:
+    """Check that a folder can be written into, before the work that makes what is written there.
+
+    Args:
+        out: the folder, which need not be there.
+        folders: names of folders in it that are written into.
+        files: names of files in it that are written.
+        what: is written, for the error.
+
+    Raises:
+        ValueError: if one cannot; says what is in the way.
+    """
+    for folder in (out, *(out / name for name in folders)):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            how = "may not be written to" if there.is_dir() else "is a file"
+            raise ValueError(f"--out={out} cannot hold {what}: {there} {how}; name another folder")
+    for file in (out / name for name in files):
+        if file.exists() and (file.is_dir() or not os.access(file, os.W_OK)):
+            how = "is a folder" if file.is_dir() else "may not be written to"
+            raise ValueError(f"--out={out} cannot hold {what}: {file} {how}; name another folder")
+
+
+def tell_idle(specs: Iterable[TimestepSpec], sampling: SamplingOptions, options: Any) -> None:
+    """Say on stderr which options of guidance were given and change nothing.
+
+    Args:
+        specs: that are sampled.
+        sampling: how.
+        options: of the command line; what the model itself says is not told.
+    """
+    rows = [*specs]
+    scales = sampling.guidance.values() if isinstance(sampling.guidance, Mapping) else [sampling.guidance]
+    is_on = any(scales)
+    if is_on and all(sampling.guidance_for(row).num_evaluations == 1 for row in rows):
+        if "guidance" in options["said"]:
+            told = (
+                f"{'; '.join(map(str, rows))}: nothing is held and one modality solved, so there is nothing to guide by"
+            )
+            print(f"--guidance has no effect on {told}", file=sys.stderr, flush=True)
+        return
+    names = [name for name in ("guidance_interval", "guidance_rescale", "empty") if name in options["said"]]
+    names += ["against"] * bool(options.get("against"))
+    if not is_on and (given := [f"--{name}" for name in names if options[name] not in (None, 0.0, [])]):
+        print(f"{' and '.join(given)}: no effect without --guidance", file=sys.stderr, flush=True)
 
 
 def steps_of(options: SamplingOptions, num: int) -> int:
@@ -159,8 +204,9 @@ def named_value(row: str, option: str, model: UniDiffuser) -> tuple[str, str]:
         ValueError: if it is of another form, or there is no such modality.
     """
     name, equals, value = row.partition("=")
+    example = f"{next(iter(model.modalities))}=VALUE for one"
     if not equals:
-        raise ValueError(f"{option} {row!r} is not NAME=VALUE")
+        raise ValueError(f"{option} {row!r} is not NAME=VALUE, {example}")
     if name not in model.modalities:
         raise ValueError(f"{option} {row!r}: unknown modality {name!r}; known: {', '.join(model.modalities)}")
     return name, value
@@ -176,7 +222,8 @@ def read_latents(path: Path, model: UniDiffuser) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise ValueError(f"no such file: {path}; `unidiffuser sample --latents` writes one")
+        what = f"{path} is a folder" if path.is_dir() else f"no such file: {path}"
+        raise ValueError(f"{what}; give a file of latents, as `unidiffuser sample --latents` writes one")
     try:
         latents = load_file(path)
     except SafetensorError as error:
@@ -195,9 +242,10 @@ def write_latents(latents: Mapping[str, Tensor], out: Path) -> None:
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
+    replaced = ", in place of an earlier one" * (out / LATENTS).exists()
     save_file({key: value.contiguous().cpu() for key, value in latents.items()}, out / LATENTS)
     shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in latents.items())
-    Console(highlight=False, soft_wrap=True).print(f"{shapes}: {out / LATENTS}", markup=False)
+    Console(highlight=False, soft_wrap=True).print(f"{shapes}: {out / LATENTS}{replaced}", markup=False)
 
 
 def write(model: UniDiffuser, solved: Mapping[str, list[Raw]], out: Path) -> None:
@@ -206,22 +254,12 @@ def write(model: UniDiffuser, solved: Mapping[str, list[Raw]], out: Path) -> Non
     for name, raws in solved.items():
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
-        films = {path.name for path in folder.glob("film.*")}
+        films, before = {*folder.glob("film.*")}, {*folder.iterdir()}
         files = model.modalities[name].codec.save(raws, folder)
         console.print(f"{len(raws)} {name}: {files[-1] if files else folder}")
-        if others := len({*folder.iterdir()} - {*files} - {folder / film for film in films}):
-            console.print(f"  {folder} also holds {others} files of an earlier call; --out keeps calls apart")
+        if before := before - films:
+            num, left = len(before & {*files}), len(before - {*files})
+            rows = [f"{counted(num, 'file')} replaced"] * (num > 0) + [f"{counted(left, 'file')} left"] * (left > 0)
+            console.print(f"  {folder} held files of an earlier call: {', '.join(rows)}; --out keeps calls apart")
         for raw in [raw for raw in raws if isinstance(raw, str)][:16]:
             console.print(f"  {raw}", markup=False)
-
-
-def mapping_of(text: str, option: str) -> Any:
-    """YAML on the command line.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{option} {text!r} is not YAML: {error}") from error

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from unidiff_core.cli.call import (
+    FILM,
     add_given,
     add_model,
+    check_out,
     given_of,
     load_model,
-    mapping_of,
     parsed,
     parser_of,
     sampling_of,
     steps_of,
+    tell_idle,
     write,
 )
-from unidiff_core.cli.option import Parser
+from unidiff_core.cli.option import MODEL, Parser
+from unidiff_core.foundation.error import counted
+from unidiff_core.foundation.latents import modality_of
 from unidiff_core.foundation.progress import progress
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ has a seed of its own. What was solved last is written, and film.html shows ever
 
 def _parser() -> Parser:
     parser = parser_of("chain", USAGE, DESCRIPTION)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=MODEL)
     parser.add_argument("specs", nargs="+", type=str, metavar="SPEC", help="Timestep specs, in the order of the links.")
     parser.add_argument("--rounds", type=int, default=1, help="How often the specs are gone through.")
     add_given(parser)
@@ -60,9 +64,14 @@ def run(argv: Sequence[str]) -> None:
     """Parse the options, go through the links, write."""
     options = parsed(_parser(), argv)
     model = load_model(options)
-    specs = [mapping_of(spec, "SPEC") if spec.lstrip().startswith("{") else spec for spec in options.specs]
     run_chain(
-        model, specs, given_of(options.given, model), options, sampling_of(options, model), "chain", options.rounds
+        model,
+        options.specs,
+        given_of(options.given, model),
+        options,
+        sampling_of(options, model),
+        "chain",
+        options.rounds,
     )
 
 
@@ -77,11 +86,15 @@ def run_chain(
 ) -> None:
     """Go through the links with a bar, and write film and samples."""
     from unidiff_core.application.chain import chain
+    from unidiff_core.sampling.spec import TimestepSpec
 
     if rounds < 1:
         raise ValueError(f"--rounds={rounds}: a chain has one round at least")
     num = options.num or max([1, *map(len, given.values())])
+    paths = [TimestepSpec.parse(spec, model.modalities) for spec in specs]
+    check_out(options.out, {*map(modality_of, given), *(name for path in paths for name in path.solved)}, [FILM])
     steps = steps_of(sampling, num) * len(specs) * rounds
+    tell_idle(paths, sampling, options)
     with progress(title, steps, "steps", transient=True) as show:
         links = chain(
             model,
@@ -105,13 +118,12 @@ def write_moments(model: UniDiffuser, moments: Sequence[Moment], out: Path, titl
     write(model, {name: moments[i].decode(model)[name] for name, i in last.items()}, out)
     console = Console(highlight=False, soft_wrap=True)
     for path in files:
-        console.print(f"{len(moments)} moments: {path}", markup=False)
+        console.print(f"{counted(len(moments), 'moment')}: {path}", markup=False)
 
 
 def _given(moments: Sequence[Moment]) -> list[Moment]:
     """The moment before the first: what was given, and is not replaced by it."""
     from unidiff_core.application.moment import Moment
-    from unidiff_core.foundation.latents import modality_of
 
     first = moments[0]
     names = tuple(dict.fromkeys(name for key in first.latents if (name := modality_of(key)) not in first.solved))

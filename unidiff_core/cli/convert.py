@@ -85,8 +85,8 @@ def _parse(cls: type[Converter], argv: Sequence[str]) -> tuple[Any, Converter]:
 
     text = f"{_summary(cls)}\n\nSOURCE: {cls.layout}"
     parser = Parser(**PARSER_OPTIONS | {"prog": "unidiffuser convert", "usage": USAGE, "description": text})
-    parser.add_argument("source", type=str, help="Folder to convert.")
-    parser.add_argument("out", type=str, help="Model directory to write.")
+    parser.add_argument("source", type=str, metavar="SOURCE", help="Folder to convert.")
+    parser.add_argument("out", type=str, metavar="OUT", help="Model directory to write.")
     parser.add_argument("--layout", type=str, help="Layout of SOURCE, where it holds files of several.")
     parser.add_argument("--overwrite", action="store_true", help="Replace OUT if it is a model directory.")
     names = parser.add_class_arguments(cls, fail_untyped=False)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse import Namespace, set_parsing_settings
 
-from unidiff_core.cli.option import Parser, check_device, named, shown, spread
+from unidiff_core.cli.option import CONFIG, Parser, check_device, named, shown, spread
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.cleaner import Cleaner
 from unidiff_core.data.damage import Damage
@@ -20,6 +20,7 @@ from unidiff_core.data.filter import Filter
 from unidiff_core.data.job import EncodingJob
 from unidiff_core.data.location import list_shards
 from unidiff_core.data.shard import MANIFEST, Endings
+from unidiff_core.foundation.error import counted
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.progress import progress
 from unidiff_core.serialization.description import describe_codecs
@@ -65,7 +66,7 @@ def _parser() -> Parser:
     task, tasks = find_task(os.environ)
     parser = Parser(**named("encode", DESCRIPTION))
     add = parser.add_argument
-    add("-c", "--config", action="config", help="YAML with these options")
+    add("-c", "--config", action="config", help=CONFIG)
     add("--codecs", type=dict[str, Codec], required=True, help="modality -> codec; `a, b: …` gives like ones the same")
     add(
         "--folders",
@@ -181,7 +182,8 @@ def _encode(job: EncodingJob, options: Namespace) -> None:
     what = f" (task {options.task} of {options.tasks}, {own} of {len(job.names)} shards)" if options.tasks > 1 else ""
     print(f"{job.target}{what}: {tally}")
     if unfinished := job.unfinished():
-        print(f"{len(unfinished)} shards are left to other tasks; the last to finish writes the manifest")
+        left = counted(len(unfinished), "shard")
+        print(f"{left} left to other tasks; the last to finish writes the manifest")
 
 
 def _plain(value: Any) -> Any:

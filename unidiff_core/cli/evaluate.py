@@ -53,10 +53,11 @@ def run(argv: Sequence[str]) -> None:
         ValueError: if the directory, the settings or the shards do not fit; says why.
     """
     from unidiff_core import UniDiffuser
-    from unidiff_core.cli.call import model_says
+    from unidiff_core.cli.call import check_out, model_says
     from unidiff_core.cli.option import check_device
     from unidiff_core.evaluation.features import LatentFeatures
     from unidiff_core.evaluation.kept import Kept
+    from unidiff_core.evaluation.report import EXAMPLES, REPORT, RESULT
     from unidiff_core.evaluation.run import Settings
 
     parser = _parser()
@@ -65,7 +66,7 @@ def run(argv: Sequence[str]) -> None:
     for i in asks_all:
         words[i : i + 1 + (words[i] == "--queries")] = ["--queries={}"]
     config = parser.instantiate_classes(parser.parse_args(words))
-    directory = Path(config.directory)
+    directory = Path(config.model)
     _check_directory(directory)
     if asks_all:
         config.queries = _all_of(directory)
@@ -78,11 +79,12 @@ def run(argv: Sequence[str]) -> None:
     settings.check()
     _tell_kept(argv, settings)
     metrics = [*_metrics_of(config.judge), *config.metrics] or in_features(LatentFeatures())
+    out = Path(config.out or directory).expanduser()
+    check_out(out, [DRAWS], [RESULT, REPORT, EXAMPLES], "the results")
     device = check_device(config.device)
     model: Sampler = UniDiffuser.from_pretrained(
         directory, weights=config.weights, allow_hub=config.allow_hub, precision=config.precision
     ).to(device)
-    out = Path(config.out or directory).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     kept = Kept(out / DRAWS, _fingerprint(directory, config.weights, config.precision))
     evaluation = _evaluate(model, metrics, settings, kept)
@@ -136,11 +138,16 @@ def _tell_kept(argv: Sequence[str], settings: Settings) -> None:
 def _all_of(directory: Path) -> dict[str, Any]:
     """Every query over a model directory's modalities, which are counted on stderr."""
     from unidiff_core.evaluation.run import Query, all_queries
+    from unidiff_core.foundation.error import counted
     from unidiff_core.serialization.model_directory import read_description
 
     names = list(read_description(directory).modalities)
     queries = all_queries(names, Query().num)
-    print(f"{len(queries)} queries over {', '.join(names)}: {'; '.join(queries)}", file=sys.stderr, flush=True)
+    print(
+        f"{counted(len(queries), 'query', 'queries')} over {', '.join(names)}: {'; '.join(queries)}",
+        file=sys.stderr,
+        flush=True,
+    )
     return queries
 
 
@@ -186,7 +193,7 @@ def _write_card(directory: Path, model: Sampler, evaluation: Evaluation) -> None
 
 
 def _parser() -> Parser:
-    from unidiff_core.cli.option import Parser, add_options_of, add_precision, named
+    from unidiff_core.cli.option import CONFIG, MODEL, Parser, add_options_of, add_precision, named
     from unidiff_core.evaluation.judge import Judge
     from unidiff_core.evaluation.metric import Metric
     from unidiff_core.evaluation.run import Settings
@@ -194,8 +201,8 @@ def _parser() -> Parser:
 
     load_plugins()
     parser = Parser(**named("evaluate", DESCRIPTION, takes_directory=True))
-    parser.add_argument("directory", type=str, help="Model directory.")
-    parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
+    parser.add_argument("model", type=str, metavar="MODEL", help=MODEL)
+    parser.add_argument("-c", "--config", action="config", help=CONFIG)
     parser.add_argument(
         "--judge",
         type=Judge | None,
@@ -220,8 +227,9 @@ def _parser() -> Parser:
 
 
 def _check_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        raise ValueError(f"no such model directory: {directory}. Train one with `unidiffuser fit`")
+    from unidiff_core.serialization.model_directory import read_config
+
+    read_config(directory)
 
 
 def _metrics_of(judge: Judge | None) -> list[Metric]:

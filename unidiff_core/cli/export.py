@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unidiff_core.cli.option import PlainParser
+from unidiff_core.cli.option import MODEL, PlainParser
 
 if TYPE_CHECKING:
     from unidiff_core.foundation.registry import Registry
@@ -56,8 +56,8 @@ def _parser(writers: dict[str, Any]) -> PlainParser:
         for name, cls in writers.items()
     )
     parser = PlainParser("export", DESCRIPTION + (layouts or "  none is registered"))
-    parser.add_argument("model", type=Path, help="model directory, as `unidiffuser fit` or `convert` writes it")
-    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=MODEL)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--layout", help="name of the layout; the only one if not given")
     parser.add_argument("--weights", choices=["ema", "model"], default="ema", help="averaged weights, or the last ones")
     parser.add_argument("--allow_hub", action="store_true", help="let codecs fetch weights by hub id")

@@ -20,12 +20,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from unidiff_core.cli.list import processes
 from unidiff_core.cli.option import named, spread
 from unidiff_core.cli.progress import with_progress
-from unidiff_core.cli.training_parser import TrainingParser
+from unidiff_core.cli.training_parser import TrainingFormatter, TrainingParser, naming_options
 from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.codec import Codec
 from unidiff_core.data.location import notes_at
 from unidiff_core.data.module import OrderedData
 from unidiff_core.foundation.distributed import leave_group, naming_the_lost
+from unidiff_core.foundation.error import counted
 from unidiff_core.foundation.plugin import load_plugins
 from unidiff_core.foundation.shared import assemble, decided, seen_by_all, version
 from unidiff_core.system import UniDiffuser
@@ -38,17 +39,32 @@ from unidiff_core.training.signals import Stopped
 DESCRIPTION = """{what}
 
 The configuration is a YAML file with the sections model, data and trainer; every value in it can be overridden.
+`unidiffuser list` shows the classes that an option can name, and `unidiffuser list NAME` what one takes.
 
-  unidiffuser {command} -c recipes/digits/fit.yaml
-  unidiffuser {command} -c recipes/digits/fit.yaml --trainer.max_steps=500 --model.modalities.image.weight=2
-  unidiffuser {command} -c recipes/digits/fit.yaml --trainer.default_root_dir=runs/mine     another folder for all of it
-  unidiffuser {command} -c recipes/digits/fit.yaml --print_config     what it all comes to
-  torchrun --nproc_per_node=8 --no-python unidiffuser {command} -c CONFIG.yaml --trainer.devices=8
+{examples}
 """
+EXAMPLES = {
+    "fit": """  unidiffuser fit -c recipes/digits/fit.yaml
+  unidiffuser fit -c recipes/digits/fit.yaml --trainer.max_steps=500 --model.modalities.image.weight=2
+  unidiffuser fit -c recipes/digits/fit.yaml --trainer.default_root_dir=runs/mine     another folder for all of it
+  unidiffuser fit -c recipes/digits/fit.yaml --print_config     what it all comes to
+  torchrun --nproc_per_node=8 --no-python unidiffuser fit -c CONFIG.yaml --trainer.devices=8""",
+    "validate": """  unidiffuser validate -c recipes/digits/fit.yaml
+  unidiffuser validate -c recipes/digits/fit.yaml --ckpt_path=runs/digits/checkpoints/last.ckpt""",
+    "test": """  unidiffuser test -c recipes/digits/fit.yaml
+  unidiffuser test -c recipes/digits/fit.yaml --ckpt_path=runs/digits/checkpoints/last.ckpt""",
+}
 WHAT = {
     "fit": "Train a UniDiffuser, from its newest checkpoint if there is one (ckpt_path: last).",
-    "validate": "Compute the loss of a checkpoint on the validation data.",
-    "test": "Compute the loss of a checkpoint on the test data.",
+    "validate": "Compute the loss of a checkpoint's weights on the validation data.\n\n"
+    "The checkpoint is the newest of the run where the recipe says ckpt_path: last, or any by --ckpt_path=FILE.",
+    "test": "Compute the loss of a checkpoint's weights on the test data.\n\n"
+    "The checkpoint is the newest of the run where the recipe says ckpt_path: last, or any by --ckpt_path=FILE.",
+}
+CHECKPOINT = {
+    "fit": "Checkpoint to go on from: a path, or 'last', the newest of this run.",
+    "validate": "Checkpoint whose weights are measured: a path, or 'last', the newest of this run.",
+    "test": "Checkpoint whose weights are measured: a path, or 'last', the newest of this run.",
 }
 
 
@@ -57,7 +73,6 @@ class UniDiffuserCLI(LightningCLI):
 
     def __init__(self, command: str, args: ArgsType) -> None:
         self.command = command
-        known = f"\nprocesses, for model.modalities.NAME.process:\n\n{processes(load_plugins())}\n"
         super().__init__(
             UniDiffuser,
             OrderedData,
@@ -67,7 +82,8 @@ class UniDiffuserCLI(LightningCLI):
             seed_everything_default=0,
             # Our data module splits the global batch over processes itself, whatever the strategy.
             trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], command=command) + known),
+            parser_kwargs=named(command, DESCRIPTION.format(what=WHAT[command], examples=EXAMPLES[command]))
+            | {"formatter_class": TrainingFormatter},
             auto_configure_optimizers=False,
             args=args,
         )
@@ -79,15 +95,20 @@ class UniDiffuserCLI(LightningCLI):
         if given.fast_dev_run:  # leaves nothing behind; Lightning still writes last.ckpt at the end
             callbacks = [row for row in callbacks if not isinstance(row, Checkpoint)]
         options["callbacks"] = with_progress(callbacks, given.enable_progress_bar)
-        return super().instantiate_trainer(**options)
+        with naming_options(vars(given)):
+            return super().instantiate_trainer(**options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What Lightning's subcommands take besides."""
-        parser.add_argument("--ckpt_path", type=str | None, help="checkpoint to go on from: a path, or 'last'")
+        """What Lightning's subcommands take besides; and the processes, for the help."""
+        parser.add_argument("--ckpt_path", type=str | None, help=CHECKPOINT[self.command])
         parser.add_argument(
             "--begin_from",
             type=str | None,
-            help="an earlier stage's checkpoint: its weights, optimizer and step, while this run has no 'last' yet",
+            help="An earlier stage's checkpoint: its weights, optimizer and step, while this run has no 'last' yet.",
+        )
+        parser.add_argument_group(
+            "processes, for model.modalities.NAME.process (`unidiffuser list processes` explains them)",
+            processes(load_plugins()),
         )
 
     def before_instantiate_classes(self) -> None:
@@ -121,6 +142,11 @@ class UniDiffuserCLI(LightningCLI):
             if found := self._newest():
                 return found
             path = self.config.get("begin_from")
+            if path is None and self.command != "fit" and not self.config.get("model.start"):
+                raise ValueError(
+                    f"there is no checkpoint in {self.trainer.default_root_dir}, whose weights `unidiffuser "
+                    f"{self.command}` would measure: give --trainer.default_root_dir of a run, or --ckpt_path=FILE"
+                )
         if path and "://" in path:
             raise ValueError(f"{path}: a checkpoint is not read from a URL; download it and give its path")
         if path and not Path(path).exists():
@@ -193,7 +219,7 @@ class UniDiffuserCLI(LightningCLI):
         """How far the training has come since step `begun`, what stopped it before its end, and how it goes on."""
         trainer: Trainer = self.trainer
         done, most = trainer.global_step, trainer.max_steps
-        said = f"{done} steps done" + (f" of max_steps {most}" if most > 0 else "")
+        said = f"{counted(done, 'step')} done" + (f" of max_steps {most}" if most > 0 else "")
         if done == begun:
             said = f"nothing to train: {said}"
         if is_time_over(trainer):

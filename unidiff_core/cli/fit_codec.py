@@ -20,7 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from unidiff_core.cli.option import named, shown
 from unidiff_core.cli.progress import with_progress
-from unidiff_core.cli.training_parser import TrainingParser
+from unidiff_core.cli.training_parser import TrainingFormatter, TrainingParser, naming_options
 from unidiff_core.cli.warning import quieten_lightning
 from unidiff_core.codec.training import CodecTraining, OnePass
 from unidiff_core.data.location import fingerprint
@@ -65,7 +65,8 @@ class CodecCLI(LightningCLI):
         """With the progress in steps, unless none is wanted."""
         given = self.config_init["trainer"]
         options["callbacks"] = with_progress(given.callbacks or [], given.enable_progress_bar)
-        return super().instantiate_trainer(**options)
+        with naming_options(vars(given)):
+            return super().instantiate_trainer(**options)
 
     def recipe(self) -> str:
         """The whole configuration, as YAML."""
@@ -133,7 +134,7 @@ def _parse(argv: Sequence[str]) -> CodecCLI:
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             trainer_defaults={"logger": False, "enable_checkpointing": True},
-            parser_kwargs=named("fit-codec", DESCRIPTION),
+            parser_kwargs=named("fit-codec", DESCRIPTION) | {"formatter_class": TrainingFormatter},
             args=list(argv),
             run=False,
         )

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from unidiff_core.cli.call import (
     add_given,
     add_model,
+    check_out,
     given_of,
     load_model,
-    mapping_of,
     named_value,
     parsed,
     parser_of,
     sampling_of,
+    tell_idle,
     write,
 )
-from unidiff_core.cli.option import Parser
+from unidiff_core.cli.option import MODEL, Parser
+from unidiff_core.foundation.inline import read_inline
 from unidiff_core.foundation.progress import progress
 
 USAGE = "unidiffuser inpaint MODEL SPEC --given NAME=VALUE --region NAME=REGION [--outside] [options]"
@@ -48,7 +49,7 @@ back nearly, and agrees with the region. Symbols of the masked process are sampl
 def _parser() -> Parser:
     parser = parser_of("inpaint", USAGE, DESCRIPTION)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")
+    add("model", type=Path, metavar="MODEL", help=MODEL)
     add("text_spec", type=str, metavar="SPEC", help="Timestep spec; a mapping in braces.")
     add(
         "--region",
@@ -71,15 +72,17 @@ def run(argv: Sequence[str]) -> None:
     options = parsed(_parser(), argv)
 
     from unidiff_core.application.inpainting import inpaint
+    from unidiff_core.sampling.spec import TimestepSpec
 
     model = load_model(options)
     sampling = sampling_of(options, model)
-    spec: Any = options.text_spec
-    spec = mapping_of(spec, "SPEC") if spec.lstrip().startswith("{") else spec
+    spec = TimestepSpec.parse(options.text_spec, model.modalities)
+    check_out(options.out, spec.solved)
+    tell_idle([spec], sampling, options)
     regions = {}
     for row in options.region:
         name, value = named_value(row, "--region", model)
-        regions[name] = mapping_of(value, "--region")
+        regions[name] = read_inline(value, f"the --region of {name!r},")
     with progress("inpaint", 100, "percent", transient=True) as show:
         solved = inpaint(
             model,

@@ -155,11 +155,22 @@ def _entry(name: str, kind: str, row: Registration, registry: Registry) -> Entry
 
 
 def processes(registry: Registry) -> str:
-    """The registered forward processes, for the help of commands that take one."""
+    """The registered forward processes and what each takes, a few lines each, for the help of a command."""
     from unidiff_core.process.process import ForwardProcess
 
     rows = sorted(registry.of_kind(ForwardProcess).items())  # type: ignore[type-abstract]
-    return "\n\n".join(shown([_entry(name, "processes", row, registry) for name, row in rows], headed=False))
+    return "\n".join(line for name, row in rows for line in _briefly(_entry(name, "processes", row, registry)))
+
+
+def _briefly(entry: Entry) -> Iterator[str]:
+    """What it is in a line, and what it takes, with the words of an option that has few."""
+    summary = entry.summary.replace("``", "")
+    yield textwrap.shorten(f"{entry.name}: {summary}", WIDTH, placeholder=" …", break_on_hyphens=False)
+    choices = {name: words for name, words in entry.details.items() if name in entry.options}
+    takes = [
+        f"{name}={value}" + (f" ({choices[name]})" if name in choices else "") for name, value in entry.options.items()
+    ]
+    yield from _wrapped(f"takes: {', '.join(takes) or 'nothing'}", "  ")
 
 
 def _steps(cls: Any, registry: Registry) -> dict[str, str | list[str]]:

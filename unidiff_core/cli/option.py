@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from unidiff_core.cli.refusal import explained
-from unidiff_core.foundation.error import sentence
+from unidiff_core.foundation.error import counted, sentence
 
 if TYPE_CHECKING:
     from unidiff_core.modality import Modality
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 _NONE = re.compile(r"(?:, )?default: (?:null|\{\}|\[\])(?=[,)])")
 _CLASS = re.compile(r"<class '([\w.]+)'>")
 _MODULE = re.compile(r"\b(?:\w+\.)+(?=[A-Z])")
-_DEFAULT = re.compile(r"default: .*?(?=, known subclasses: |\)$)")
+_DEFAULT = re.compile(r"default: .+?(?=, known subclasses: |\)$)")
+
+MODEL = "Model directory, as `unidiffuser fit` or `convert` writes it."
+CONFIG = "YAML file with these options; what stands after it overrides it. Repeatable."
+SAID = {
+    "config": CONFIG,
+    "print_config": "Print what all options come to, as YAML, and exit.",
+    "seed_everything": "Seed of the global random state, of Python, NumPy and torch. (default: 0)",
+}
+"""Options that jsonargparse and Lightning explain otherwise, each in words of its own."""
 
 
 def spread(rows: Mapping[str, Any], option: str) -> dict[str, Any]:
@@ -49,6 +58,8 @@ class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the examples; shows classes without their modules, and no default where there is none."""
 
     def _expand_help(self, action: argparse.Action) -> str:
+        if action.dest in SAID:
+            return SAID[action.dest]
         text, bracket, notes = super()._expand_help(action).rpartition(" (")
         if not bracket:
             return notes
@@ -80,7 +91,7 @@ PARSER_OPTIONS: dict[str, Any] = {
 
 def named(command: str, description: str, *, takes_directory: bool = False) -> dict[str, Any]:
     """Keyword arguments for the parser of a command that a YAML file configures."""
-    usage = f"unidiffuser {command} {'DIRECTORY ' if takes_directory else ''}-c CONFIG.yaml [--OPTION=VALUE ...]"
+    usage = f"unidiffuser {command} {'MODEL ' if takes_directory else ''}-c CONFIG.yaml [--OPTION=VALUE ...]"
     return PARSER_OPTIONS | {"prog": f"unidiffuser {command}", "usage": usage, "description": description}
 
 
@@ -124,9 +135,10 @@ def cost(spec: TimestepSpec, options: SamplingOptions, modalities: Mapping[str, 
     """What a query costs, in a sentence: evaluations of the network for all its samples, at most."""
     each = options.evaluations_for(spec, {name: row.process for name, row in modalities.items()})
     batches = math.ceil(num / options.batch_size)
-    rows = [f"{each} in each of {options.steps} steps", f"{batches} batches"][: 1 + (batches > 1)]
-    total = each * options.steps * batches
-    return f"{spec}: {total} evaluation{'s' * (total > 1)} of the network for {num} samples ({', '.join(rows)})"
+    steps = f"{each} in each of {options.steps} steps" if options.steps > 1 else f"{each} in 1 step"
+    rows = [steps, f"{batches} batches"][: 1 + (batches > 1)]
+    done = counted(each * options.steps * batches, "evaluation")
+    return f"{spec}: {done} of the network for {counted(num, 'sample')} ({', '.join(rows)})"
 
 
 def add_options_of(parser: ArgumentParser, options: type, *, as_group: bool = True) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unidiff_core.cli.option import PlainParser
+from unidiff_core.cli.option import MODEL, PlainParser
 
 DESCRIPTION = """Upload a model directory to the Hugging Face hub: its configuration, weights, card (README.md) and the
 weights of its codecs. Checkpoints, logs and data stay here. Log in first, with `hf auth login` or
@@ -40,8 +40,8 @@ def run(argv: Sequence[str]) -> None:
 
 def _parser() -> PlainParser:
     parser = PlainParser("push", DESCRIPTION)
-    parser.add_argument("model", type=Path, help="model directory, as `unidiffuser fit` or `convert` writes it")
-    parser.add_argument("repository", help="user/name on the hub; it is made if it is not there")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=MODEL)
+    parser.add_argument("repository", metavar="REPOSITORY", help="user/name on the hub; it is made if it is not there")
     parser.add_argument("--private", action="store_true", help="make it for yourself, if it is made")
     parser.add_argument("--datasets", nargs="*", default=[], help="hub ids of what it was trained on, for the card")
     parser.add_argument("--allow_outside", action="store_true", help="upload weights of codecs that lie elsewhere too")

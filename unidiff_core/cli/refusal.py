@@ -27,12 +27,12 @@ def explained(message: str, options: Collection[str], arguments: Sequence[str] =
         arguments: those it was given.
     """
     if found := _UNKNOWN.fullmatch(message):
-        return _of_words(found["words"].split(), options)
+        return _of_words(found["words"].split(), options, arguments)
     if found := _KEY.fullmatch(message):
         return _of_key(f"{found['group']}.{found['key']}" if found["group"] else found["key"], options)
     if found := _REQUIRED.fullmatch(message):
         names = [f"--{name}" if f"--{name}" in options else name.upper() for name in found["names"].split(", ")]
-        takes = "--config" in options and not any(word.startswith(("-c", "--config")) for word in arguments)
+        takes = "--config" in options and not _has_config(arguments)
         given = "; options may stand in a YAML file, -c CONFIG.yaml, of which none is given" if takes else ""
         return f"it needs {' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)}{given}"
     if _SPACES.fullmatch(message):  # of a mapping whose own name is no option, which the parser would say next
@@ -53,9 +53,15 @@ def meant_option(word: str, options: Collection[str]) -> str:
     return meant(f"--{head}", {option.partition(".")[0] for option in options})  # of a class's: which is not known here
 
 
-def _of_words(words: Sequence[str], options: Collection[str]) -> str:
+def _has_config(arguments: Sequence[str]) -> bool:
+    return any(word.startswith(("-c", "--config")) for word in arguments)
+
+
+def _of_words(words: Sequence[str], options: Collection[str], arguments: Sequence[str] = ()) -> str:
     wrong = [word.partition("=")[0] for word in words if _WORD.match(word)]
     if not wrong:
+        if "--config" in options and words[0].endswith((".yaml", ".yml")):
+            return f"a configuration is given by -c: write -c {words[0]}"
         return f"there is no place for {' '.join(words)!r}; a text with spaces stands in quotes"
     return "; ".join(f"there is no option {word}{meant_option(word, options)}" for word in dict.fromkeys(wrong))
 

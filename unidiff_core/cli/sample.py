@@ -7,21 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unidiff_core.cli.call import (
+    LATENTS,
     add_given,
     add_model,
+    check_out,
     given_of,
     load_model,
-    mapping_of,
     parsed,
     parser_of,
     read_latents,
     sampling_of,
     steps_of,
+    tell_idle,
     write,
     write_latents,
 )
-from unidiff_core.cli.option import Parser, cost
+from unidiff_core.cli.option import MODEL, Parser, cost
 from unidiff_core.foundation.argument import check_whole
+from unidiff_core.foundation.inline import read_inline
 from unidiff_core.foundation.progress import progress
 
 USAGE = "unidiffuser sample MODEL [SPEC] [--given NAME=VALUE] [options]"
@@ -33,7 +36,7 @@ A spec in text names what to solve, and behind a bar what to hold; what it does 
   "image | text"         image given text           "image | text@0.3"      given text noised to 0.3
   "image@0.6 | text"     a given image noised to 0.6 and solved again (SDEdit)
 
---spec takes the mapping form, for any path: '{text: [[0, 1], [0.5, 0]], image: [[0.5, 1], [1, 0]]}' solves text first,
+A spec in braces is a mapping, for any path: '{text: [[0, 1], [0.5, 0]], image: [[0.5, 1], [1, 0]]}' solves text first,
 then the image; [start, end] is a solved path, a number a held time, 0 is clean and 1 is noise.
 
   unidiffuser sample runs/digits "image | text" --given text="a red seven" --num 16 --guidance 2 --out out/
@@ -44,7 +47,7 @@ words, if the network was trained with such. A large scale drives estimates out 
 takes back what it adds to their spread, --threshold is for data that has a range, --guidance_interval leaves early and
 late steps alone:
 
-  unidiffuser sample runs/digits "image | text" --given text="a red seven" --guidance 8 --guidance_rescale 0.7 \
+  unidiffuser sample runs/digits "image | text" --given text="a red seven" --guidance 8 --guidance_rescale 0.7 \\
     --guidance_interval "[0.2, 0.9]" --against text="a two drawn in red on black"
 
 Latents go in and out as safetensors files, one tensor for each stream: --latents writes what is sampled so, --given
@@ -58,9 +61,9 @@ NAME=FILE.safetensors gives it, and --states starts a path from it. So an invers
 def _parser() -> Parser:
     parser = parser_of("sample", USAGE, DESCRIPTION)
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")
-    add("text_spec", nargs="?", type=str, metavar="SPEC", help="Timestep spec, text form.")
-    add("--spec", type=str, metavar="MAPPING", help="Timestep spec, mapping form (YAML).")
+    add("model", type=Path, metavar="MODEL", help=MODEL)
+    add("text_spec", nargs="?", type=str, metavar="SPEC", help="Timestep spec; a mapping stands in braces.")
+    add("--spec", type=str, metavar="MAPPING", help="The same, for a mapping alone (YAML).")
     add_given(parser)
     add(
         "--against",
@@ -84,7 +87,7 @@ def run(argv: Sequence[str]) -> None:
         raise ValueError('nothing to sample: give a spec, like "image | text", or --spec with a mapping')
     if options.spec is not None and options.text_spec is not None:
         raise ValueError("give SPEC or --spec, not both")
-    spec = options.text_spec if options.spec is None else mapping_of(options.spec, "--spec")
+    spec = options.text_spec if options.spec is None else read_inline(options.spec, "--spec")
 
     from unidiff_core.foundation.latents import modality_of
     from unidiff_core.sampling.spec import TimestepSpec
@@ -102,6 +105,8 @@ def run(argv: Sequence[str]) -> None:
         num = options.num
         check_whole("num", num, at_least=1)
     print(cost(timestep_spec, sampling, model.modalities, num), file=sys.stderr, flush=True)
+    check_out(options.out, () if options.latents else timestep_spec.solved, [LATENTS] if options.latents else ())
+    tell_idle([timestep_spec], sampling, options)
     steps = steps_of(sampling, num)
     with progress(f"sample {timestep_spec}", steps, "steps", transient=True) as show:
         solved = model.sample(

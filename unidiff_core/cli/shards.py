@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unidiff_core.cli.option import Parser, named, shown
+from unidiff_core.cli.option import CONFIG, Parser, named, shown
 from unidiff_core.data.shard import MANIFEST, endings_if_own, write_shards
 from unidiff_core.foundation.argument import check_sizes
 from unidiff_core.foundation.difference import differences, told
+from unidiff_core.foundation.error import counted
 
 if TYPE_CHECKING:
     from unidiff_core.data.source import Source
@@ -62,7 +63,7 @@ def _parser() -> Parser:
 
     load_plugins()
     parser = Parser(**named("shards", DESCRIPTION))
-    parser.add_argument("-c", "--config", action="config", help="YAML file; later options override it.")
+    parser.add_argument("-c", "--config", action="config", help=CONFIG)
     parser.add_argument("--source", type=Source, required=True, help="Where the samples come from.")
     parser.add_argument("--output", type=str, required=True, help="Folder; each split becomes a folder in it.")
     parser.add_argument("--shard_size", type=int, default=1000, help="Samples in a shard.")
@@ -85,7 +86,7 @@ def _write_split(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SOURCE).write_text(json.dumps(recipe, indent=1) + "\n")
     paths = write_shards(folder, tracked(source.samples(split), f"{split} shards", total), shard_size=shard_size)
-    print(f"{folder}: {_count(folder)} samples in {len(paths)} shard{'s' * (len(paths) != 1)}")
+    print(f"{folder}: {counted(_count(folder), 'sample')} in {counted(len(paths), 'shard')}")
     if (written := _count(folder)) != total:
         raise ValueError(f"{folder}: the source said {total} samples and gave {written}; it changed meanwhile")
 

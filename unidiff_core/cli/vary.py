@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unidiff_core.cli.call import add_given, add_model, given_of, load_model, parsed, parser_of, sampling_of
-from unidiff_core.cli.option import Parser
+from unidiff_core.cli.option import MODEL, Parser
 
 USAGE = 'unidiffuser vary MODEL "NAME > NAME > NAME" --given NAME=VALUE [options]'
 DESCRIPTION = """Variations: a sample goes through other modalities and back, and what they tell of it stays.
@@ -24,7 +24,7 @@ at the last station is written, and film.html shows every station, a row for eac
 
 def _parser() -> Parser:
     parser = parser_of("vary", USAGE, DESCRIPTION)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="Model directory, as `unidiffuser fit` writes it.")
+    parser.add_argument("model", type=Path, metavar="MODEL", help=MODEL)
     parser.add_argument("cycle", type=str, metavar="CYCLE", help="Stations with arrows (> or ->) between them.")
     add_given(parser)
     add_model(parser)

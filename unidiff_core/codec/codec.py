@@ -138,9 +138,8 @@ class Codec(nn.Module, ABC):
         """
         path = Path(text).expanduser()
         if not path.is_file():
-            raise ValueError(
-                f"no such file: {path}; {type(self).__name__} takes the path of a file (a `parse` may take other text)"
-            )
+            what = f"{path} is a folder" if path.is_dir() else f"no such file: {path}"
+            raise ValueError(f"{what}; give the path of a file, one that ends in .{self.extension} say")
         try:
             return self.from_bytes(path.read_bytes())
         except ValueError as error:

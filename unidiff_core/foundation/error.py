@@ -18,6 +18,11 @@ def sentence(text: str) -> str:
     return text if text.endswith("?") else f"{text}."
 
 
+def counted(number: int, noun: str, several: str = "") -> str:
+    """A number with what it counts: ``1 file``, ``2 files``; `several` is the plural, if it is not formed by an s."""
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
 def meant(word: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6, then: str = "") -> str:
     """``; did you mean …?`` after an error about an unknown word; not if no known one is near.
 

@@ -37,11 +37,11 @@ class SamplingOptions:
     """Everything about a sampling call but what is asked for: the spec, what is given, and how many."""
 
     steps: int = 50
-    """Solver steps over the whole path."""
+    """Solver steps over the whole path; where several are gone through (links of a chain, arrows), over each."""
     solver: str | Solver | dict[str, str] | None = None
-    """Name of the reverse step: ddim, ddpm, dpmpp_2m, dpmpp_3m, heun, analytic(1) or another that `unidiffuser list
-    solvers` shows; or one for each modality, {image: ddpm}. Each process's own default if not given (dpmpp_2m for
-    Gaussian noise)."""
+    """How a step is made: dpmpp_2m, dpmpp_3m, heun and ddim add no fresh noise, ddpm does; `unidiffuser list solvers`
+    explains these and all others. Or one for each modality, {image: ddpm}. Each process's own default if not given
+    (dpmpp_2m for Gaussian noise)."""
     spacing: str | dict[str, str] = "uniform"
     """How what is solved goes through its times: uniform, cosine (slow where it is noisy), log_snr (even in signal over
     noise; for few steps under scaled linear noise); or one for each, {text: cosine}."""
@@ -76,7 +76,8 @@ class SamplingOptions:
     one, where a solver such as heun makes two); discrete_first moves the symbols, and then numbers by one evaluation
     more, which sees them."""
     conditions: dict[str, Any] = field(default_factory=dict)
-    """Side inputs of the backbone, {data_type: 0}: one number for all samples, or from Python a tensor of one each."""
+    """Side inputs of a backbone that takes such, by name: a number for all samples, {data_type: 0}, or a list of one
+    for each."""
     constrain: Constrain | None = None
     """Replaces part of the state after each step; from Python only."""
     gradient: Gradient | None = None

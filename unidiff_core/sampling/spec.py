@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from unidiff_core.foundation.error import meant
+from unidiff_core.foundation.inline import read_inline
 
 Role = Literal["solve", "hold"]
 Along = Callable[[float, float, float], float]
@@ -81,8 +82,9 @@ class TimestepSpec:
         "image | text@0.3"      image given text noised to 0.3·T
         "image@0.6 | text"      the image from a supplied one, noised to 0.6·T (SDEdit)
 
-    In a mapping (YAML or Python) each value is a path: a pair ``[start, end]`` or a list of (progress, time) knots is
-    solved, a number is a held time, ``{hold: …}`` is a held path that moves::
+    In a mapping (of Python, or YAML, as a text too if it begins with a brace) each value is a path: a pair ``[start,
+    end]`` or a list of (progress, time) knots is solved, a number is a held time, ``{hold: …}`` is a held path that
+    moves::
 
         {image: [1, 0], text: 0}                                           "image | text"
         {text: [[0, 1], [0.5, 0]], image: [[0.5, 1], [1, 0]]}              text first, then the image
@@ -108,7 +110,7 @@ class TimestepSpec:
         if isinstance(spec, TimestepSpec):
             paths = {name: path for name, path in spec.paths.items() if path != IGNORED}
         elif isinstance(spec, str):
-            paths = _parse_text(spec, known)
+            paths = _parse_any_text(spec, known)
         elif isinstance(spec, Mapping):
             paths = {_known_name(name, known): _parse_path(name, value) for name, value in spec.items()}
         else:
@@ -259,6 +261,19 @@ def _time(name: str, value: Any) -> float:
     if not 0 <= time <= 1 or math.isnan(time):
         raise SpecError(f"the time of {name!r} is {value}, outside [0, 1] (0 is clean, 1 is noise)")
     return time
+
+
+def _parse_any_text(text: str, known: Sequence[str]) -> dict[str, Path]:
+    """A text in either form: one that begins with a brace is a mapping, wherever a spec is typed."""
+    if not text.lstrip().startswith("{"):
+        return _parse_text(text, known)
+    try:
+        rows = read_inline(text, "the timestep spec")
+    except ValueError as error:
+        raise SpecError(str(error)) from error
+    if not isinstance(rows, Mapping):
+        raise SpecError(f"the timestep spec {text!r} is no mapping, {{name: path, ...}}")
+    return {_known_name(name, known): _parse_path(name, value) for name, value in rows.items()}
 
 
 def _parse_text(text: str, known: Sequence[str]) -> dict[str, Path]:

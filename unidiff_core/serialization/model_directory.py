@@ -233,9 +233,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ModelDirectoryError(
-            f"{folder} is not a model directory: it has no {CONFIG}. `unidiffuser fit` writes one"
-        )
+        raise ModelDirectoryError(_why_none(folder))
     config = _read_yaml(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else type(config).__name__
@@ -243,6 +241,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     if lacking := list(_lacking(config)):
         raise ModelDirectoryError(f"{path} is cut off or damaged: it lacks {', '.join(lacking)}")
     return config
+
+
+def _why_none(folder: Path) -> str:
+    """What is at a path that is no model directory, and what to give in its place."""
+    if not folder.exists():
+        what = f"there is no folder {folder}"
+    else:
+        what = f"{folder} is {f'a folder without {CONFIG}' if folder.is_dir() else 'a file'}, not a model directory"
+    if model := next((parent for parent in folder.parents if (parent / MODEL).is_file()), None):
+        return f"{what}; give the model directory that it is in, {model}"
+    others = sorted(row.parent for row in (folder if folder.is_dir() else folder.parent).glob(f"*/{MODEL}"))
+    there = f"; there is {' and '.join(map(str, others[:3]))}" if others else ""
+    return f"{what}{there}. `unidiffuser fit` writes one"
 
 
 def _lacking(config: Mapping[str, Any]) -> Iterator[str]:

@@ -370,7 +370,7 @@ def test_no_lines_are_written_if_none_are_wanted(capsys):
         ("--trainer.devices=[3]", "should be an int > 0"),  # a TypeError
         ("--trainer.limit_train_batches=1.5", "invalid value 1.5 for limit_train_batches"),
         ("--trainer.overfit_batches=0.5", "must be `1.0` or an int"),
-        ("--trainer.max_time=foo", "Expected a string in the format DD:HH:MM:SS"),
+        ("--trainer.max_time=foo", "--trainer.max_time='foo': a time is DD:HH:MM:SS"),
         ("--trainer.accelerator=tpu", "torch_xla"),  # a ModuleNotFoundError
     ],
 )
@@ -417,7 +417,44 @@ def test_help_names_the_processes_and_their_predictions(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     said = capsys.readouterr().out
-    assert "Gaussian  (" in said and "prediction: noise or velocity or clean or flow" in said
+    assert "Gaussian: " in said and "prediction=flow (noise or velocity or clean or flow)" in said
+    assert "--trainer.max_steps MAX_STEPS" in said and "accumulate_grad_batches" in said
+    places = [said.index(f"\n{name}") for name in ("options:", "model:", "data:", "processes,", "trainer:")]
+    assert places == sorted(places) and len(said.splitlines()) < 200
+    assert not [noise for noise in (":class:", ":param", "``", "(type", "Union[", ".help ") if noise in said]
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (
+            "max_time=10s",
+            "--trainer.max_time='10s': a time is DD:HH:MM:SS (days, hours, minutes, seconds), 00:00",
+        ),
+        ("val_check_interval=1h", "--trainer.val_check_interval='1h': a time is DD:HH:MM:SS"),
+        ("devices=x", "--trainer.devices='x': "),
+        ("accelerator=abacus", "--trainer.accelerator='abacus': You selected an invalid"),
+    ],
+)
+def test_what_the_trainer_refuses_is_said_with_the_option(option, says, capsys):
+    latents("latents", CODECS)
+    with pytest.raises(SystemExit) as error:
+        main(["fit", "-c", "fit.yaml", f"--trainer.{option}"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert error.value.code == 2 and f"unidiffuser: {says}" in said, said
+
+
+def test_a_configuration_without_its_option_is_told_how_to_give_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "fit.yaml"])
+    assert "a configuration is given by -c: write -c fit.yaml. " in " ".join(capsys.readouterr().err.split())
+
+
+def test_validating_without_a_checkpoint_is_refused(capsys):
+    latents("latents", CODECS)
+    with pytest.raises(SystemExit) as error:
+        main(["validate", "-c", "fit.yaml", "--data.validation=latents", "--ckpt_path=last"])
+    assert error.value.code == 2 and "there is no checkpoint in run, " in " ".join(capsys.readouterr().err.split())
 
 
 def test_help_of_a_class_where_none_stands_does_not_guess_the_same_name(capsys):

@@ -38,6 +38,7 @@ def known():
         with redirect_stdout(shown), suppress(SystemExit):
             main([command, "--help"])
         found |= {match[1] for match in LISTED.finditer(shown.getvalue())}
+    found |= {option.partition(".")[0] for option in found}
     for row in load_plugins().of_kind(Converter).values():
         found |= {f"--{name}" for name in inspect.signature(row.cls).parameters}
     return found

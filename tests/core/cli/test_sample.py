@@ -154,7 +154,7 @@ def test_what_a_query_costs_is_said_before_it_runs(asked, model, capsys):
     said = "a, b: 54 evaluations of the network for 7 samples (3 in each of 9 steps, 2 batches)"
     assert capsys.readouterr().err.splitlines()[0] == said
     asked(model, "a", "--solver=heun", "--steps=4")
-    assert "a: 8 evaluations of the network for 1 samples (2 in each of 4 steps)" in capsys.readouterr().err
+    assert "a: 8 evaluations of the network for 1 sample (2 in each of 4 steps)" in capsys.readouterr().err
 
 
 def test_two_specs_or_a_gpu_that_is_not_there_are_refused(capsys):
@@ -217,6 +217,91 @@ def test_where_nothing_can_be_written_is_told_before_anything_is_drawn(command, 
         with pytest.raises(SystemExit) as error:
             main([command, model, "a", "--out", str(out)])
         assert error.value.code == 2 and f"--out={out}" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "is_folder", "says"),
+    [
+        (["sample", "a"], "a", False, "out/a is a file"),
+        (["sample", "a", "--latents"], "latents.safetensors", True, "latents.safetensors is a folder"),
+        (["chain", "b", "a | b"], "b", False, "out/b is a file"),
+        (["vary", "a > b", "--given=a=value.num"], "film.html", True, "film.html is a folder"),
+        (["inpaint", "a", "--given=a=value.num", "--region=a={v: [0, 1]}"], "a", False, "out/a is a file"),
+        (["interpolate", "a", "--start=a=value.num", "--end=a=value.num"], "a", False, "out/a is a file"),
+    ],
+)
+def test_what_is_in_the_way_within_the_folder_is_told_before_anything_is_drawn(
+    model, tmp_path, monkeypatch, capsys, command, place, is_folder, says
+):
+    monkeypatch.setattr(UniDiffuser, "sample_latents", lambda *_, **__: pytest.fail("it sampled"))
+    monkeypatch.chdir(tmp_path)
+    Path("value.num").write_text("0.5")
+    Path("out", place, *["x"] * is_folder).parent.mkdir(parents=True)
+    if not is_folder:
+        Path("out", place).touch()
+    with pytest.raises(SystemExit) as error:
+        main([command[0], model, *command[1:], "--out=out"])
+    assert error.value.code == 2 and says in " ".join(capsys.readouterr().err.split())
+
+
+def test_files_of_an_earlier_call_are_counted(asked, model, capsys):
+    asked(model, "a", "--num=3")
+    assert "earlier call" not in capsys.readouterr().out
+    asked(model, "a", "--num=2")
+    assert "out/a held files of an earlier call: 2 files replaced, 1 file left; --out keeps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["a", "--guidance=3"], "--guidance has no effect on a: nothing is held and one modality solved"),
+        (["a", "--guidance={a: 2}"], "--guidance has no effect on a: "),
+        (["a | b", "--given=b=value.num", "--against=b=value.num"], "--against: no effect without --guidance"),
+        (["a, b", "--guidance_rescale=0.5"], "--guidance_rescale: no effect without --guidance"),
+        (["a | b", "--given=b=value.num", "--guidance=3"], None),
+        (["a, b", "--guidance=3", "--guidance_rescale=0.5"], None),
+        (["a", "--guidance=0", "--guidance_rescale=0"], None),
+    ],
+)
+def test_guidance_that_changes_nothing_is_told(asked, model, tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    Path("value.num").write_text("0.5")
+    asked(model, *arguments)
+    said = capsys.readouterr().err
+    assert says in said if says else "no effect" not in said
+
+
+def test_a_spec_in_braces_is_a_mapping_in_every_command(asked, model, capsys):
+    assert asked(model, "{a: [1, 0], b: 1}")[0] == "a"
+    for command in (["sample"], ["chain"], ["inpaint"], ["sample", "--spec"]):
+        with pytest.raises(SystemExit):
+            main([command[0], model, *command[1:], "{a: [1, 0}"])
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.endswith("'{a: [1, 0}' is not YAML: character 10: expected ',' or ']', but got '}'"), said
+
+
+def test_what_is_no_model_directory_is_said_with_what_to_give(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model/checkpoints").mkdir()
+    Path("model/checkpoints/last.ckpt").touch()
+    for given, says in (
+        ("model/checkpoints", "a folder without config.yaml, not a model directory; give the model directory that it"),
+        ("model/checkpoints/last.ckpt", "last.ckpt is a file, not a model directory; give the model directory that it"),
+        ("model/config.yaml", "config.yaml is a file, not a model directory; give the model directory that it is in"),
+        ("mod el", "there is no folder mod el; there is model"),
+        (".", "there is model. `unidiffuser fit` writes one"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            main(["sample", given, "a"])
+        said = " ".join(capsys.readouterr().err.split())
+        assert error.value.code == 2 and says in said, said
+
+
+def test_a_folder_in_place_of_a_file_is_called_one(model, tmp_path, capsys):
+    for row in (f"--given=b={tmp_path}", f"--states={tmp_path}"):
+        with pytest.raises(SystemExit):
+            main(["sample", model, "a | b", row])
+        assert f"{tmp_path} is a folder; give " in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_tilde_is_the_users_home(asked, model, tmp_path, monkeypatch):
