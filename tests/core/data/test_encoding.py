@@ -445,7 +445,7 @@ def test_the_command_as_tasks_of_an_array(raw, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "2")
         command(raw, tmp_path / "out")
     out = capsys.readouterr().out
-    assert "task 0 of 2, 6 of 12 shards" in out and "6 shards are left to other tasks" in out
+    assert "task 0 of 2, 6 of 12 shards" in out and "6 shards left to other tasks" in out
     assert len(list(read_shards(tmp_path / "out"))) == 60
     assert encode.find_task({"RANK": "2", "WORLD_SIZE": "4"}) == (2, 4) and encode.find_task({"RANK": "2"}) == (0, 1)
 
