@@ -157,7 +157,7 @@ BAD = [
     (("sample", "{model}", "image", "--given", "text=a red seven"), "does not use it"),
     (("sample", "{model}", "image", "--solver", "euler"), "unknown solver 'euler'; known: DiffusersSolver, analytic"),
     (("sample", "{model}", "image", "--guidance", "much"), "guidance: it must be a number or a mapping, not 'much'"),
-    (("sample", "nowhere", "image"), "not a model directory"),
+    (("sample", "nowhere", "image"), "there is no folder nowhere. `unidiffuser fit` writes"),
     (("sample", "{model}"), "give a spec"),
     (("fit", "-c", "{fit}", "--ckpt_path=no.ckpt"), "no.ckpt: no such file"),
     (("fit", "-c", "{fit}", "--ckpt_path=corrupt.png"), "corrupt.png"),

@@ -253,7 +253,7 @@ def _why_none(folder: Path) -> str:
         return f"{what}; give the model directory that it is in, {model}"
     others = sorted(row.parent for row in (folder if folder.is_dir() else folder.parent).glob(f"*/{MODEL}"))
     there = f"; there is {' and '.join(map(str, others[:3]))}" if others else ""
-    return f"{what}{there}. `unidiffuser fit` writes one"
+    return f"{what}{there}. `unidiffuser fit` writes model directories"
 
 
 def _lacking(config: Mapping[str, Any]) -> Iterator[str]:

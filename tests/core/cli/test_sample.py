@@ -289,7 +289,7 @@ def test_what_is_no_model_directory_is_said_with_what_to_give(model, tmp_path, c
         ("model/checkpoints/last.ckpt", "last.ckpt is a file, not a model directory; give the model directory that it"),
         ("model/config.yaml", "config.yaml is a file, not a model directory; give the model directory that it is in"),
         ("mod el", "there is no folder mod el; there is model"),
-        (".", "there is model. `unidiffuser fit` writes one"),
+        (".", "there is model. `unidiffuser fit` writes model directories"),
     ):
         with pytest.raises(SystemExit) as error:
             main(["sample", given, "a"])
