@@ -34,6 +34,7 @@ from unidiff_core.testing.case import (
     streams,
     use,
 )
+from unidiff_core.testing.fragment import unfit
 
 
 def clause_declaration(case: Case) -> None:
@@ -359,6 +360,9 @@ def clause_file(case: Case) -> None:
             raise Broken(f"save gives {paths}, which are not all files", "write the files, and return their paths")
     if not isinstance(codec.html(case.raws[0]), str):
         raise Broken("html gives no string", "give an HTML fragment")
+    if fault := unfit(codec.html(case.raws[0])):
+        fix = "give data by `data:` addresses, no script, and close every element: pages load nothing and run nothing"
+        raise Broken(f"html does not show on a page: {fault}", fix)
 
 
 CLAUSES: tuple[Callable[[Case], None], ...] = (

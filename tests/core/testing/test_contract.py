@@ -209,6 +209,11 @@ class FileError(SeriesCodec):
             raise KeyError("not a series") from error
 
 
+class FromElsewhere(SeriesCodec):
+    def html(self, raw):
+        return '<img src="https://example.org/plot.png">'
+
+
 WRONG = [
     (Declaration, "declaration", "extension is '.csv'", "without a dot"),
     (Constructor, "constructor", "'length' is no attribute", "self.length = length"),
@@ -234,6 +239,7 @@ WRONG = [
     (Pickling, "pickling", "before first use it cannot be pickled", "no lambda"),
     (Network, "network", "hub.example.org first", "fetch only what the user named"),
     (File, "file", "comes back from its own bytes at a distance of", "fix one of the two"),
+    (FromElsewhere, "file", 'src="https://example.org/plot.png" is not in the page', "`data:` addresses"),
     (FileError, "file", "for a file that is no sample from_bytes raises KeyError", "raise ValueError"),
 ]
 
