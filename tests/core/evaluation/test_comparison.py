@@ -78,6 +78,16 @@ def test_the_page_shows_samples_beside_each_other_and_what_differs(runs, tmp_pat
         write_comparison(tmp_path / "page.html", runs[0], runs[0] / "../good")
 
 
+def test_other_givens_are_not_put_into_one_card(runs, tmp_path):
+    read = json.loads((runs[1] / "examples.json").read_text())
+    read["upper | lower"][2]["given"]["lower"] = "<b>another</b>"
+    (runs[1] / "examples.json").write_text(json.dumps(read))
+    write_comparison(tmp_path / "page.html", *runs)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<h3>good</h3>") == 3 and page.count('class="card') == 10 + 10 + 5
+    assert page.count("<b>another</b>") == 1
+
+
 def test_trainings_that_both_have_are_drawn_in_one_chart(runs, tmp_path):
     for i, folder in enumerate(runs):
         (folder / "logs").mkdir()

@@ -18,8 +18,8 @@ def test_values_are_escaped_and_a_codecs_html_is_not():
 
 
 def test_a_value_that_is_lacking_is_an_error():
-    with pytest.raises(UndefinedError, match="galleries"):
-        render("shown.html.j2")
+    with pytest.raises(UndefinedError, match="title"):
+        render("samples.html.j2", steps=[])
 
 
 def test_every_page_forbids_what_comes_from_elsewhere(tmp_path):
