@@ -97,6 +97,7 @@ def test_trainings_that_both_have_are_drawn_in_one_chart(runs, tmp_path):
     write_comparison(tmp_path / "page.html", *runs)
     page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") == 1 and page.count("<polyline") == 3
+    assert [page.count(f'<g class="{name}">') for name in ("c0", "c0 dashed", "c1")] == [1, 1, 1]
     assert ">good train</span>" in page and ">good validation</span>" in page and ">bad train</span>" in page
     assert "bad has no examples.json: evaluate it again" in page
 
