@@ -10,11 +10,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from unidiff_core.cli.option import (
     PARSER_OPTIONS,
     DefaultsFormatter,
+    Output,
     Parser,
     add_options_of,
     add_precision,
@@ -245,21 +244,23 @@ def write_latents(latents: Mapping[str, Tensor], out: Path) -> None:
     replaced = ", in place of an earlier one" * (out / LATENTS).exists()
     save_file({key: value.contiguous().cpu() for key, value in latents.items()}, out / LATENTS)
     shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in latents.items())
-    Console(highlight=False, soft_wrap=True).print(f"{shapes}: {out / LATENTS}{replaced}", markup=False)
+    Output(highlight=False, soft_wrap=True).print(f"{shapes}: {out / LATENTS}{replaced}", markup=False)
 
 
 def write(model: UniDiffuser, solved: Mapping[str, list[Raw]], out: Path) -> None:
-    """Write each solved modality to a folder of its own, in its codec's form, and say where."""
-    console = Console(highlight=False, soft_wrap=True)
+    """Write each solved modality to a folder of its own, in its codec's form, and say where once all are written."""
+    lines = []
     for name, raws in solved.items():
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         films, before = {*folder.glob("film.*")}, {*folder.iterdir()}
         files = model.modalities[name].codec.save(raws, folder)
-        console.print(f"{len(raws)} {name}: {files[-1] if files else folder}")
+        lines.append(f"{len(raws)} {name}: {files[-1] if files else folder}")
         if before := before - films:
             num, left = len(before & {*files}), len(before - {*files})
             rows = [f"{counted(num, 'file')} replaced"] * (num > 0) + [f"{counted(left, 'file')} left"] * (left > 0)
-            console.print(f"  {folder} held files of an earlier call: {', '.join(rows)}; --out keeps calls apart")
-        for raw in [raw for raw in raws if isinstance(raw, str)][:16]:
-            console.print(f"  {raw}", markup=False)
+            lines.append(f"  {folder} held files of an earlier call: {', '.join(rows)}; --out keeps calls apart")
+        lines += [f"  {raw}" for raw in [raw for raw in raws if isinstance(raw, str)][:16]]
+    console = Output(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False)

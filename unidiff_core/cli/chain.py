@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from unidiff_core.cli.call import (
     FILM,
     add_given,
@@ -22,7 +20,7 @@ from unidiff_core.cli.call import (
     tell_idle,
     write,
 )
-from unidiff_core.cli.option import MODEL, Parser
+from unidiff_core.cli.option import MODEL, Output, Parser
 from unidiff_core.foundation.error import counted
 from unidiff_core.foundation.latents import modality_of
 from unidiff_core.foundation.progress import progress
@@ -116,7 +114,7 @@ def write_moments(model: UniDiffuser, moments: Sequence[Moment], out: Path, titl
     files = film(model, [*_given(moments), *moments], out, title=title)
     last = {name: i for i, moment in enumerate(moments) for name in moment.solved}
     write(model, {name: moments[i].decode(model)[name] for name, i in last.items()}, out)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Output(highlight=False, soft_wrap=True)
     for path in files:
         console.print(f"{counted(len(moments), 'moment')}: {path}", markup=False)
 

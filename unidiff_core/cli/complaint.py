@@ -40,6 +40,13 @@ _WITHIN = re.compile(r"Problem with given class_path '([\w.]+)':\s+")
 _UNKNOWN = re.compile(r"Expected a dot import path string: (\S+)|- Expected a path but (\S+) either not.*", re.DOTALL)
 _OPTION = re.compile(r"Option '(\w+)' is not accepted")
 _TYPE = re.compile(r"Expected an? <class '(?:[\w.]*\.)?(\w+)'>\. Got value: ")
+_NO_YAML = re.compile(
+    r"Problems parsing config: (?:.*\n\s+in \"[^\n]*\n)?\s*(?P<said>[^\n]+)\n\s+in \"[^\n]*line (?P<line>\d+), "
+    r"column (?P<column>\d+).*",
+    re.DOTALL,
+)
+_LACKS = {"Path is not a file": "that is a folder", "File does not exist": "no such file"}
+_NO_CONFIG = re.compile(rf"config: ({'|'.join(_LACKS)}): '([^']*)'")
 _KEY = re.compile(r'Parser key "([\w.]+)":\s+')
 
 
@@ -50,6 +57,7 @@ def readable(message: str) -> str:
     message = _INVALID.sub(
         lambda match: f"{match[1]}: {_none_of_words(_words(match[3]), _words(match[2])[0])}", message
     )
+    message = _NO_YAML.sub(lambda match: f"the configuration is not YAML, {_place(match)}", message)
     for noise in (_UNION, _NOTHING_ELSE, _CALLABLE, _VALUE):
         message = noise.sub("", message)
     within = _WITHIN.findall(message)
@@ -57,7 +65,12 @@ def readable(message: str) -> str:
     message = _UNKNOWN.sub(lambda match: _unknown_class(match[1] or match[2]), message)
     message = _OPTION.sub(lambda match: _unknown_option(match[1], within), message)
     message = _TYPE.sub(lambda match: f"it must be of type {match[1]}, not ", message)
-    return sentence(_KEY.sub(lambda match: f"{match[1]}: ", message))
+    message = _KEY.sub(lambda match: f"{match[1]}: ", message)
+    return sentence(_NO_CONFIG.sub(lambda match: f"-c {match[2]}: {_LACKS[match[1]]}", message))
+
+
+def _place(match: re.Match[str]) -> str:
+    return f"line {match['line']}, character {match['column']}: {match['said'].strip()}"
 
 
 def _none_of_several(match: re.Match[str]) -> str:

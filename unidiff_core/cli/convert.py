@@ -8,7 +8,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from unidiff_core.cli.option import Output
 
 if TYPE_CHECKING:
     from unidiff_core.foundation.registry import Registry
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> None:
 
 def show(report: Report, out: str | Path) -> None:
     """Print what was written, what was not, and whose the weights are."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Output(highlight=False, soft_wrap=True, markup=False)
     for line in report.lines:
         console.print(f"  {line}")
     console.print(f"{out}: {report.terms}" if report.terms else str(out))

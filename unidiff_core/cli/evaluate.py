@@ -293,10 +293,10 @@ def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings, kep
 
 
 def _print_table(evaluation: Evaluation) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
 
+    from unidiff_core.cli.option import Output
     from unidiff_core.evaluation.report import table_rows, unmeasured
 
     table = Table("query", Column("metric", no_wrap=True), "value", "95 % interval", "null", "n", "criterion")
@@ -311,7 +311,7 @@ def _print_table(evaluation: Evaluation) -> None:
             subject, row.metric, number, row.interval, row.null, str(row.estimate.n), mark + escape(row.criterion)
         )
         last = row.subject
-    console = Console()
+    console = Output()
     console.print(table)
     for line in unmeasured(evaluation):
         console.print(f"[bold red]✗[/] {escape(line)}")

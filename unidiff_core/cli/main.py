@@ -6,6 +6,7 @@ import argparse
 import importlib
 import linecache
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -162,7 +163,8 @@ def _is_lightnings(error: Exception) -> bool:
 def fail(message: str) -> None:
     """Print an error as one paragraph and exit with code 2."""
     text = " ".join(message.split())
-    print(textwrap.fill(f"unidiffuser: {text}", 100, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    print(textwrap.fill(f"unidiffuser: {text}", width, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
     sys.exit(2)
 
 

@@ -10,6 +10,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from rich.console import Console
 
 from unidiff_core.cli.refusal import explained
 from unidiff_core.foundation.error import counted, sentence
@@ -98,6 +99,14 @@ def named(command: str, description: str, *, takes_directory: bool = False) -> d
 def shown(names: Sequence[Any]) -> str:
     """How many there are, and the first few."""
     return f"{len(names)}: {', '.join(map(str, names[:5]))}{', …' * (len(names) > 5)}"
+
+
+class Output(Console):
+    """The terminal, as rich writes to it; a reader that has seen enough ends the command as `main` does."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise, in place of an exit with code 1."""
+        raise BrokenPipeError
 
 
 class PlainParser(argparse.ArgumentParser):

@@ -45,6 +45,23 @@ def test_an_option_of_a_nested_class_is_named_without_type_expressions(capsys):
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [1, 2\nb: }\n", "the configuration is not YAML, line 2, character 2: did not find expected ',' or ']'"),
+        ("a: b: c\n", "the configuration is not YAML, line 1, character 5: mapping values are not allowed"),
+        (None, "/absent.yaml: no such file. "),
+    ],
+)
+def test_a_configuration_that_cannot_be_read(tmp_path, text, says, capsys):
+    path = tmp_path / ("absent.yaml" if text is None else "fit.yaml")
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as error:
+        main(["shards", "-c", str(path)])
+    assert error.value.code == 2 and says in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
     ("word", "meant"), [("evalute", "evaluate"), ("fit_codec", "fit-codec"), ("samples", "sample")]
 )
 def test_a_misspelt_command_is_guessed(word, meant, capsys):

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.core.tiny import make
 from unidiff_core.cli.main import COMMANDS, main
 
 pytestmark = pytest.mark.usefixtures("heard")
@@ -46,6 +47,24 @@ def test_a_reader_that_has_seen_enough_is_no_error(words):
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env=env)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_whoever_reads_no_output_ends_a_command_that_has_written_all(tmp_path, monkeypatch, registered):
+    make().save_pretrained(tmp_path / "model")
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["sample", "model", "a, b", "--steps=1"])
+    assert end.value.code == 128 + signal.SIGPIPE and (tmp_path / "out/b/00000.num").is_file()
+
+
+def test_an_error_is_as_wide_as_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    with pytest.raises(SystemExit):
+        main(["smaple"])
+    assert max(map(len, capsys.readouterr().err.splitlines())) <= 40
 
 
 @pytest.mark.parametrize(
