@@ -53,6 +53,8 @@ AGAIN = {
 SPIN = "1000"
 """Rounds that a thread spins while it waits for others of its team. The usual 300,000 take the processor from the very
 threads that are waited for, once other jobs run beside: two threads then are ten times slower than one."""
+OF_A_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of the system whose cause is a path that the user gave: they need no number."""
 REFUSING = ("pytorch_lightning.", "lightning_fabric.", "torch.optim.")
 """Modules whose own errors, of whatever type, are about the trainer's and the optimizer's options."""
 
@@ -141,7 +143,10 @@ def explanation(error: Exception) -> str | None:
         return None
     if _is_lightnings(error):
         return sentence(str(error))
-    message = str(error) or type(error).__name__ if isinstance(error, OSError) else reason(error)
+    if isinstance(error, OF_A_PATH) and error.strerror and error.filename is not None and error.filename2 is None:
+        message = f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    else:
+        message = str(error) or type(error).__name__ if isinstance(error, OSError) else reason(error)
     if message.startswith("Does not validate against"):  # what a parser says of what a class refused
         from unidiff_core.cli.complaint import readable
 

@@ -60,6 +60,14 @@ def test_whoever_reads_no_output_ends_a_command_that_has_written_all(tmp_path, m
     assert end.value.code == 128 + signal.SIGPIPE and (tmp_path / "out/b/00000.num").is_file()
 
 
+def test_what_the_system_refuses_is_said_without_its_number(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").touch()
+    with pytest.raises(SystemExit) as end:
+        main(["recipe", "digits"])
+    assert end.value.code == 2 and capsys.readouterr().err == "unidiffuser: recipes/digits: not a directory\n"
+
+
 def test_an_error_is_as_wide_as_the_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     with pytest.raises(SystemExit):
