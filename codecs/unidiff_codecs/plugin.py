@@ -10,6 +10,7 @@ def unidiff_register(registry: Registry) -> None:
     """Add codecs, what trains them, where pairs come from, how captions are cleaned, and the converters."""
     from unidiff_codecs import training
     from unidiff_codecs.caption import CaptionCleaner
+    from unidiff_codecs.coco import CocoSource
     from unidiff_codecs.image import ImageCodec
     from unidiff_codecs.released import DiffusersFolder, ReleasedFolder
     from unidiff_codecs.source import DatasetSource, FolderSource
@@ -18,7 +19,7 @@ def unidiff_register(registry: Registry) -> None:
     from unidiff_codecs.tokens import TokensCodec
 
     codecs = (ImageCodec, TextCodec, TokensCodec, NumbersCodec)
-    sources = (FolderSource, DatasetSource, TableSource)
+    sources = (FolderSource, DatasetSource, CocoSource, TableSource)
     for cls in (*codecs, *sources, CaptionCleaner, ReleasedFolder, DiffusersFolder):
         registry.add(cls)
     for name in training.__all__:

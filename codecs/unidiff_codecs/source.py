@@ -59,15 +59,20 @@ class PairSource(Source):
         """The members of one sample."""
 
     @property
+    def split_names(self) -> Sequence[str]:
+        """`train` and `validation`."""
+        return SPLITS
+
+    @property
     def splits(self) -> dict[str, int]:
-        """Samples of `train` and `validation`; a split of none is left out."""
-        counts = {split: len(self._keys(split)) for split in SPLITS}
+        """Samples of each split; a split of none is left out."""
+        counts = {split: len(self._keys(split)) for split in self.split_names}
         return {split: count for split, count in counts.items() if count}
 
     def samples(self, split: str) -> Iterator[Members]:
         """Image, caption or several, and under ``json`` what else is known."""
-        if split not in SPLITS:
-            raise ValueError(f"no split {split!r}; there are {' and '.join(SPLITS)}")
+        if split not in self.split_names:
+            raise ValueError(f"no split {split!r}; there are {' and '.join(self.split_names)}")
         for key in self._keys(split):
             yield {"__key__": key} | self.members(key)
 

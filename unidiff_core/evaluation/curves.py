@@ -8,25 +8,40 @@ from markupsafe import Markup
 
 from unidiff_core.evaluation.chart import Line, Point, chart
 from unidiff_core.evaluation.estimate import Estimate
+from unidiff_core.evaluation.metric import Axis
 
 Tables = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Estimate]]]]
 """Option → query → value as text → metrics."""
 
 
-def curves(sweeps: Tables) -> Iterator[tuple[str, str, list[Markup]]]:
-    """An option, a query, and their figures."""
+def curves(
+    sweeps: Tables, axes: Mapping[str, Axis] | None = None, published: Mapping[str, Mapping[str, float]] | None = None
+) -> Iterator[tuple[str, str, list[Markup]]]:
+    """An option, a query, and their figures.
+
+    Args:
+        sweeps: what was measured.
+        axes: metrics that stand for quality or agreement, beside ``frechet`` and the labels'.
+        published: metric → name → what others published of it, drawn as a dashed line.
+    """
     for option, queries in sweeps.items():
         for query, table in queries.items():
-            yield option, query, _figures(option, table)
+            yield option, query, _figures(option, table, axes or {}, published or {})
 
 
-def _figures(option: str, table: Mapping[str, Mapping[str, Estimate]]) -> list[Markup]:
+def _figures(
+    option: str,
+    table: Mapping[str, Mapping[str, Estimate]],
+    axes: Mapping[str, Axis],
+    published: Mapping[str, Mapping[str, float]],
+) -> list[Markup]:
     values = list(table)
     names = [name for name in table[values[0]] if all(name in row for row in table.values())]
     shown = [name for name in names if not name.endswith("_floor")]
-    figures = [_over(option, name, table) for name in shown]
-    pairs = [(x, y) for x in shown if x.rsplit(".")[-1] == "frechet" for y in shown if _is_agreement(y, shown)]
-    return figures + [_against(x, y, table) for x, y in pairs]
+    figures = [_over(option, name, table, published.get(name, {})) for name in shown]
+    qualities = [name for name in shown if axes.get(name) == "quality" or name.rsplit(".")[-1] == "frechet"]
+    agreements = [name for name in shown if axes.get(name) == "agreement" or _is_agreement(name, shown)]
+    return figures + [_against(x, y, table) for x in qualities for y in agreements]
 
 
 def _is_agreement(name: str, names: Sequence[str]) -> bool:
@@ -34,10 +49,17 @@ def _is_agreement(name: str, names: Sequence[str]) -> bool:
     return f"given_{name}" in names or f"{name}_tv" in names
 
 
-def _over(option: str, name: str, table: Mapping[str, Mapping[str, Estimate]]) -> Markup:
+def _over(
+    option: str, name: str, table: Mapping[str, Mapping[str, Estimate]], published: Mapping[str, float]
+) -> Markup:
     cells = [row[name] for row in table.values()]
     points = [Point(i, cell.value, cell.low, cell.high) for i, cell in enumerate(cells)]
-    return chart(name, [Line(name, points)], x_names=list(table), x_title=option, is_log=False)
+    ends = (0, len(cells) - 1)
+    others = [
+        Line(f"{who} ({value:g})", [Point(x, value) for x in ends], colour=i, is_dashed=True)
+        for i, (who, value) in enumerate(published.items(), 1)
+    ]
+    return chart(name, [Line(name, points), *others], x_names=list(table), x_title=option, is_log=False)
 
 
 def _against(x: str, y: str, table: Mapping[str, Mapping[str, Estimate]]) -> Markup:

@@ -20,6 +20,7 @@ from unidiff_core.data.shard import numbered_in
 from unidiff_core.evaluation.estimate import Estimate, clustered_share
 
 Raws = dict[str, list[Raw]]
+Axis = Literal["quality", "agreement"]
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,9 @@ class Measured:
 
 class Metric(ABC):
     """Measures what a query gave. Its constructor's parameters are its options in the evaluation's YAML."""
+
+    axes: Mapping[str, Axis] = {}
+    """Its numbers that a sweep's curves set against each other: how near to real data, how true to what is given."""
 
     def fit(self, reference: Reference) -> None:  # noqa: B027 — many need no preparation
         """Prepare for a run, once: train a judge, take features of real data.

@@ -31,7 +31,7 @@ def load_reference(
     Args:
         model: whose codecs reconstruct and encode, if it has `encode` and `decode`.
         codecs: of the modalities that are read.
-        train: raw training shards.
+        train: raw training shards; those of the test, where the model was trained on none of these data.
         test: raw test shards.
         source: a regular expression that finds in a sample's key what it was made from.
         part: which of the test samples.
@@ -46,7 +46,7 @@ def load_reference(
     if not rows:
         raise ValueError(f"no test sample of {test} is of the {part} part; there are {len(tests)} in all")
     chosen = tests if part == "all" else tests.rows(rows)
-    trained = load_samples(train, codecs, missing="keep", source=source)
+    trained = tests if train == test else load_samples(train, codecs, missing="keep", source=source)
     if not hasattr(model, "encode"):
         return Reference(trained, chosen)
     return Reference(trained, chosen, reconstructing(model), encoding(model))

@@ -142,7 +142,7 @@ def write_report(
         tables=[(subject, list(rows)) for subject, rows in subjects],
         marks=MARKS,
         styles=STYLES,
-        curves=list(curves(evaluation.sweeps)),
+        curves=list(curves(evaluation.sweeps, evaluation.axes, evaluation.settings.published)),
         settings=_settings(evaluation),
         origin=flat(evaluation.origin),
     )

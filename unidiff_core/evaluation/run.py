@@ -19,7 +19,7 @@ from unidiff_core.evaluation.criterion import Criterion
 from unidiff_core.evaluation.estimate import Estimate
 from unidiff_core.evaluation.features import FeatureMetric
 from unidiff_core.evaluation.kept import Kept
-from unidiff_core.evaluation.metric import Drawn, Hits, Metric, Pair, Raws, Reference, Samples
+from unidiff_core.evaluation.metric import Axis, Drawn, Hits, Metric, Pair, Raws, Reference, Samples
 from unidiff_core.evaluation.real import Part, load_reference
 from unidiff_core.foundation.atomic import write_json
 from unidiff_core.foundation.plugin import load_plugins
@@ -134,6 +134,8 @@ class Settings(SamplingOptions):
     """Share of the test samples' sources that are the validation part."""
     sweep: dict[str, list[Any]] = field(default_factory=dict)
     """Options of sampling with values to try, for every query beside the queries as they are: {guidance: [0, 2]}."""
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Metric → name → what others published of it, drawn beside the curves of sweeps: {FID: {DDPM: 3.17}}."""
     batch_size: int = field(default=120, kw_only=True)
     """Samples drawn at once; changes no sample."""
 
@@ -220,6 +222,7 @@ class Settings(SamplingOptions):
             **({"sources": self.sources} if self.sources else {}),
             **({"part": self.part, "validation_share": self.validation_share} if self.part != "all" else {}),
             **({"sweep": {key: _plain(values) for key, values in self.sweep.items()}} if self.sweep else {}),
+            **({"published": self.published} if self.published else {}),
             **self.others,
         }
 
@@ -269,6 +272,8 @@ class Evaluation:
     """Option → query → value as text → metrics."""
     features: tuple[str, ...] = ()
     """What quality, variety and copies were measured in."""
+    axes: dict[str, Axis] = field(default_factory=dict)
+    """Metric → what it stands for where a sweep's curves set quality against agreement."""
     pairs: dict[str, dict[str, list[Pair]]] = field(default_factory=dict)
     """Query → modality → samples that look most like training samples, beside those."""
     origin: dict[str, Any] = field(default_factory=dict)
@@ -438,6 +443,7 @@ def evaluate(
     result.controls = _controls(metrics, reference, settings, model)
     names = [metric.features.name for metric in metrics if isinstance(metric, FeatureMetric)]
     result.features = tuple(dict.fromkeys(names))
+    result.axes = {name: axis for metric in metrics for name, axis in metric.axes.items()}
     result.seconds = time.perf_counter() - start
     result.origin = provenance()
     return result

@@ -44,6 +44,8 @@ class TorchMetric(Metric):
         self.metric, self.modalities = metric, modalities
         self.name = name or type(metric).__name__
         self.batch_size = batch_size
+        if self._compares or len(modalities) > 1:
+            self.axes = {self.name: "quality" if self._compares else "agreement"}
 
     @property
     def _compares(self) -> bool:
@@ -51,7 +53,7 @@ class TorchMetric(Metric):
         return len(self.modalities) == 1 and "real" in inspect.signature(type(self.metric).update).parameters
 
     def fit(self, reference: Reference) -> None:
-        """See the real samples, once if the metric can keep them."""
+        """See the real samples, once if the metric can keep them; one at least, so that what it lacks is said early."""
         if unknown := [name for name in self.modalities if name not in reference.test.raws]:
             known = ", ".join(reference.test.raws)
             raise ValueError(f"{self.name} is about {', '.join(unknown)}, and no query is; they are about {known}")
@@ -61,6 +63,8 @@ class TorchMetric(Metric):
             self.metric.reset()
             self.metric.reset_real_features = False
             self._see_real(reference)
+        elif not self._compares:
+            self._update([reference.test.raws[name][:1] for name in self.modalities])
 
     def measure(self, drawn: Drawn, reference: Reference) -> Measured:
         """One number, without an interval unless the metric gives a deviation itself."""

@@ -20,6 +20,22 @@ from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
 
 
+def test_shards_that_are_train_and_test_are_read_once(settings):
+    kept = []
+
+    class Keeping(Metric):
+        def fit(self, reference):
+            kept.append(reference)
+
+        def measure(self, drawn, reference):
+            return Measured({})
+
+    queries = {"upper": Query(num=4)}
+    evaluate(Channel(), [Keeping()], replace(settings, train=settings.test, queries=queries))
+    evaluate(Channel(), [Keeping()], replace(settings, queries=queries))
+    assert kept[0].train is kept[0].test and len(kept[1].train) == 80 and len(kept[1].test) == 40
+
+
 def test_training_samples_may_lack_a_modality(settings, tmp_path):
     rows = [
         row if i % 2 else {k: v for k, v in row.items() if k != "low"} for i, row in enumerate(members("train", 80))
