@@ -52,7 +52,7 @@ class CocoSource(PairSource):
         seed: int = 0,
         unpaired: Unpaired = "error",
     ) -> None:
-        super().__init__(0.0, unpaired)
+        super().__init__(0.0, unpaired, damaged="keep")  # each is opened as it is written
         check_sizes(**{name: value for name, value in (("num", num), ("size", size)) if value is not None})
         self.images, self.annotations, self.split = images, annotations, split
         self.num, self.size, self.seed = num, size, seed
