@@ -203,7 +203,7 @@ def test_the_papers_protocol_from_a_folder_to_the_report(coco, model, clip, tmp_
         "shards", "-c", ROOT / "recipes/coco/shards.yaml", f"--source.images={coco / 'val2014'}", "--source.size=32",
         f"--source.annotations={coco / 'annotations/captions_val2014.json'}", f"--output={tmp_path / 'shards'}",
     )  # fmt: skip
-    assert shards.code == 0 and "12 samples in 1 shards" in shards.out, shards.err
+    assert shards.code == 0 and "12 samples in 1 shard" in shards.out, shards.err
     folders = {name: str(tmp_path / "shards/test") for name in ("train", "test")}
     path = ROOT / "recipes/coco/evaluate.yaml"
     lacking = run_command("evaluate", model, "-c", path, *(f"--{k}={v}" for k, v in folders.items()), cwd=tmp_path)
