@@ -133,7 +133,16 @@ def test_what_was_measured_is_refused_once_it_was_changed_or_lies_beside_another
 
 def test_a_file_that_is_no_table_is_named(folder, tmp_path):
     UniDiffuser.from_pretrained(folder).save_pretrained(tmp_path)
-    for text in ("[1, 2]", "a.v: [[0, 1]]", "a.v: 3", "a.v: [[x, y]]", "a: [b"):
+    for text in (
+        "[1, 2]",
+        "a.v: [[0, 1]]",
+        "a.v: 3",
+        "a.v: [[x, y]]",
+        "a: [b",
+        "sha256:",
+        "{}",
+        "sha256:\na.v: [[1, 2]]",
+    ):
         (tmp_path / "clean_std.yaml").write_text(text)
         with pytest.raises(ModelDirectoryError, match=r"clean_std\.yaml does not hold pairs of time and error"):
             UniDiffuser.from_pretrained(tmp_path)
