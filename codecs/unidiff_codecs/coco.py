@@ -12,7 +12,7 @@ from typing import Any
 
 from unidiff_codecs.image import square
 from unidiff_codecs.picture import open_image
-from unidiff_codecs.source import CAPTION, IMAGE, PairSource, Unpaired, captions_in
+from unidiff_codecs.source import CAPTION, IMAGE, Damaged, PairSource, Unpaired, captions_in
 from unidiff_core.data.shard import numbered
 from unidiff_core.foundation.argument import check_sizes
 
@@ -37,6 +37,7 @@ class CocoSource(PairSource):
         seed: of the order.
         unpaired: an image without file or caption, or a caption without image, is an error, kept without it (a caption
             without image is always left out), or left out; each is counted.
+        damaged: an image that cannot be opened is an error, kept without a look at any, or left out; each is counted.
 
     Raises:
         ValueError: if the files do not fit, or a path leads out of the folder, or an image cannot be read; names it.
@@ -51,8 +52,9 @@ class CocoSource(PairSource):
         size: int | None = 256,
         seed: int = 0,
         unpaired: Unpaired = "error",
+        damaged: Damaged = "error",
     ) -> None:
-        super().__init__(0.0, unpaired, damaged="keep")  # each is opened as it is written
+        super().__init__(0.0, unpaired, damaged)
         check_sizes(**{name: value for name, value in (("num", num), ("size", size)) if value is not None})
         self.images, self.annotations, self.split = images, annotations, split
         self.num, self.size, self.seed = num, size, seed
@@ -77,7 +79,9 @@ class CocoSource(PairSource):
         self._check([*lacking.values(), *strays], len(files) + len(strays))
         empty = {image for image, told in lacking.items() if "and no" in told}
         kept = [image for image in files if image not in (empty if self.unpaired == "keep" else lacking)]
-        kept.sort(key=lambda image: self._rank(image))
+        titles = {f"{image:012d}": str(self._place(files[image])) for image in kept if self._is_there(files[image])}
+        damaged = self._damaged(titles, lambda key: Path(titles[key]).read_bytes())
+        kept = sorted((image for image in kept if f"{image:012d}" not in damaged), key=self._rank)
         if not kept:
             raise ValueError(f"no image of {self.annotations} is in {self.images} with a caption")
         if self.num is not None and self.num > len(kept):

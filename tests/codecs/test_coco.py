@@ -149,10 +149,14 @@ def test_what_is_not_cocos_is_named(coco, change, message):
 @pytest.mark.filterwarnings("ignore:.*several captions")
 def test_an_image_that_cannot_be_read_is_named_and_too_many_are_refused(coco):
     (coco / "val2014/COCO_val2014_000000000001.jpg").write_bytes(b"not an image")
-    with pytest.raises(ValueError, match=r"000000000001\.jpg: not a readable image"):
+    with pytest.raises(ValueError, match=r"1 of 12 images cannot be read: .*000000000001\.jpg .*damaged=skip"):
         list(source(coco).samples("test"))
+    with pytest.warns(UserWarning, match="left out: 1 of 12 images cannot be read"):
+        assert source(coco, damaged="skip").splits == {"test": COUNT - 1}
+    with pytest.raises(ValueError, match=r"000000000001\.jpg: not a readable image"):
+        list(source(coco, damaged="keep").samples("test"))
     with pytest.raises(ValueError, match="has 12 samples to take; num=13 asks for more"):
-        _ = source(coco, num=13).splits
+        _ = source(coco, num=13, damaged="keep").splits
     with pytest.raises(ValueError, match="no split 'train'; there are test"):
         list(source(coco).samples("train"))
 
