@@ -431,6 +431,7 @@ class UniDiffuser(pl.LightningModule):
         latents: bool = False,
         states: Latents | None = None,
         against: Given | None = None,
+        first_index: int = 0,
         **changes: Any,
     ) -> dict[str, Any]:
         """Sample what a timestep spec solves, as raw samples or as latents.
@@ -444,6 +445,8 @@ class UniDiffuser(pl.LightningModule):
             latents: whether to return latents, which can be given again, and not to decode.
             states: full stream name → ``[b, ...]``: states at the start of their paths, as an inversion returns them.
             against: of what is held, what guidance leads away from in place of T, given as `given` is.
+            first_index: number of the first sample, whose noise it decides: a call of 10 gives the same as two of 5, of
+                which the second has 5 here.
             **changes: options by name, in place of those of `options`: ``steps=20, guidance=2.0``; `SamplingOptions`
                 explains each.
 
@@ -456,7 +459,7 @@ class UniDiffuser(pl.LightningModule):
         """
         options = SamplingOptions.changed(options or self.sampling, changes, "sample()")
         spec = TimestepSpec.parse(spec, self.modalities)
-        more: dict[str, Any] = {"states": states, "against": against, "on_step": on_step}
+        more: dict[str, Any] = {"states": states, "against": against, "on_step": on_step, "first_index": first_index}
         if latents:
             return latents_of(self, spec, given or {}, num, options=options, **more)
         solved: dict[str, Any] = {name: [] for name in spec.solved}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,9 @@ examples:
 
 Samples are drawn as a query says, else as the options say, else as the model directory's own section `sampling` does.
 Without --judge and --metrics, quality, variety and copies are measured in the latents of the model's own codecs.
-Samples are kept in draws/ beside the results: killed and called again, it draws only what is missing.
+Samples are kept in draws/ beside the results, a part at a time: killed and called again, it draws only what is missing.
+Under torchrun each process draws its share, in a folder that all of them see, and the first measures:
+  torchrun --nproc_per_node=8 --no-python unidiffuser evaluate runs/digits -c recipes/digits/evaluate.yaml --device=cuda
 
 The last line counts the criteria that are met; one within noise, or not measured, is not. The exit code is 0 even if
 some are missed, or with --strict 1.
@@ -52,8 +55,11 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         ValueError: if the directory, the settings or the shards do not fit; says why.
     """
+    import torch
+
     from unidiff_core import UniDiffuser
     from unidiff_core.cli.call import check_out, model_says
+    from unidiff_core.cli.encode import find_device
     from unidiff_core.cli.option import check_device
     from unidiff_core.evaluation.features import LatentFeatures
     from unidiff_core.evaluation.kept import Kept
@@ -81,13 +87,16 @@ def run(argv: Sequence[str]) -> None:
     metrics = [*_metrics_of(config.judge), *config.metrics] or in_features(LatentFeatures())
     out = Path(config.out or directory).expanduser()
     check_out(out, [DRAWS], [RESULT, REPORT, EXAMPLES], "the results")
-    device = check_device(config.device)
+    process, processes = _share(os.environ)
+    device = find_device(check_device(config.device), os.environ, torch.cuda.device_count())
     model: Sampler = UniDiffuser.from_pretrained(
         directory, weights=config.weights, allow_hub=config.allow_hub, precision=config.precision
     ).to(device)
     out.mkdir(parents=True, exist_ok=True)
     kept = Kept(out / DRAWS, _fingerprint(directory, config.weights, config.precision))
-    evaluation = _evaluate(model, metrics, settings, kept)
+    evaluation = _evaluate(model, metrics, settings, kept, process, processes)
+    if evaluation is None:
+        return
     weights = f"{config.weights}, fingerprint {kept.model[:16]}"
     command = shlex.join(["unidiffuser", "evaluate", *argv])
     evaluation.origin |= {"command": command, "device": config.device, "weights": weights}
@@ -251,7 +260,42 @@ def in_features(features: Features, judge: Judge | None = None) -> list[Metric]:
     return [Frechet(features), Kernel(features), Manifold(features), Variety(features, judge), Copies(features)]
 
 
-def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings, kept: Kept) -> Evaluation:
+def _share(environment: Mapping[str, str]) -> tuple[int, int]:
+    """(process, processes) as torchrun says; (0, 1) without it."""
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environment.keys():
+        return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    return 0, 1
+
+
+def _drawn_together(
+    model: Sampler,
+    metrics: Sequence[Metric],
+    settings: Settings,
+    kept: Kept,
+    advance: Callable[[str, float], None],
+    process: int,
+    processes: int,
+) -> Evaluation | None:
+    """Of several processes each draws its share; then the first measures, and has the result."""
+    from datetime import timedelta
+
+    from torch import distributed
+
+    from unidiff_core.evaluation.run import draw_share, evaluate, fitted
+
+    if processes == 1:
+        return evaluate(model, metrics, settings, advance, kept=kept)
+    reference = fitted(model, [] if process else metrics, settings)
+    draw_share(model, settings, reference.test, kept, advance, process=process, processes=processes)
+    distributed.init_process_group("gloo", timeout=timedelta(days=30))  # the slowest may have much more to do
+    distributed.barrier()
+    distributed.destroy_process_group()
+    return None if process else evaluate(model, metrics, settings, advance, kept=kept, reference=reference)
+
+
+def _evaluate(
+    model: Sampler, metrics: Sequence[Metric], settings: Settings, kept: Kept, process: int, processes: int
+) -> Evaluation | None:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -262,10 +306,12 @@ def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings, kep
     )
 
     from unidiff_core.cli.option import cost
-    from unidiff_core.evaluation.run import evaluate
     from unidiff_core.foundation.progress import Lines, has_terminal
     from unidiff_core.sampling.spec import TimestepSpec
 
+    share = (process, processes)
+    if process:
+        return _drawn_together(model, metrics, settings, kept, lambda name, done: None, *share)
     runs = settings.runs(model)
     nums = {run.title: run.query.num for run in runs}
     for run in runs:
@@ -278,7 +324,7 @@ def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings, kep
         def tell(name: str, done: float) -> None:
             lines.setdefault(name, Lines(f"evaluate {name}", nums[name]))(done)
 
-        return evaluate(model, metrics, settings, tell, kept=kept)
+        return _drawn_together(model, metrics, settings, kept, tell, *share)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     )  # fmt: skip
@@ -289,7 +335,7 @@ def _evaluate(model: Sampler, metrics: Sequence[Metric], settings: Settings, kep
             progress.start_task(bars[name])
             progress.update(bars[name], completed=int(done))
 
-        return evaluate(model, metrics, settings, advance, kept=kept)
+        return _drawn_together(model, metrics, settings, kept, advance, *share)
 
 
 def _print_table(evaluation: Evaluation) -> None:

@@ -30,6 +30,10 @@ class Kept:
     def __init__(self, folder: Path, model: str) -> None:
         self.folder, self.model = folder, model
 
+    def has(self, asked: Mapping[str, Any]) -> bool:
+        """Whether these samples were drawn before."""
+        return (self._folder(asked) / NOTE).is_file()
+
     def draws(self, asked: Mapping[str, Any], codecs: Mapping[str, Codec], draw: Callable[[], Raws]) -> Raws:
         """Samples as they were drawn before, or drawn now and kept.
 
@@ -38,10 +42,8 @@ class Kept:
             codecs: of the solved modalities.
             draw: draws them.
         """
-        note = {"model": self.model, **asked}
-        text = json.dumps(note, sort_keys=True, default=str)
-        folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
-        if not (folder / NOTE).is_file():
+        folder = self._folder(asked)
+        if not self.has(asked):
             shutil.rmtree(folder, ignore_errors=True)
             raws = draw()
             columns = [[codecs[name].to_bytes(raw) for raw in raws[name]] for name in codecs]
@@ -49,5 +51,11 @@ class Kept:
             endings = [f"{name}.{codec.extension}" for name, codec in codecs.items()]
             members = ({"__key__": f"{i:07d}", **dict(zip(endings, row, strict=True))} for i, row in enumerate(rows))
             write_shards(folder, members)
-            write_json(folder / NOTE, json.loads(text))  # last: without it the folder counts as unfinished
+            write_json(folder / NOTE, json.loads(self._note(asked)))  # last: without it the folder counts as unfinished
         return load_samples(folder, codecs).raws
+
+    def _note(self, asked: Mapping[str, Any]) -> str:
+        return json.dumps({"model": self.model, **asked}, sort_keys=True, default=str)
+
+    def _folder(self, asked: Mapping[str, Any]) -> Path:
+        return self.folder / hashlib.sha256(self._note(asked).encode()).hexdigest()[:16]

@@ -32,6 +32,8 @@ from unidiff_core.serialization.description import describe
 E = TypeVar("E")
 MOST = 50
 """Queries, at most, that are run without being named."""
+PARTS = 64
+"""Parts of a query, at most, that are drawn and kept one by one."""
 
 
 class Sampler(Protocol):
@@ -49,7 +51,10 @@ class Sampler(Protocol):
         options: SamplingOptions | None = None,
         on_step: OnStep | None = None,
     ) -> Raws:
-        """Raw samples of the solved modalities, each list of length `num`."""
+        """Raw samples of the solved modalities, each list of length `num`.
+
+        With `first_index=n`, of which only models know whose draws are kept, those from the n-th on.
+        """
 
 
 _HINTS = get_type_hints(SamplingOptions)
@@ -351,6 +356,8 @@ def draw(
     *,
     query: Any = None,
     kept: Kept | None = None,
+    process: int = 0,
+    processes: int = 1,
 ) -> Drawn:
     """Sample one query, with givens from the test samples.
 
@@ -361,7 +368,9 @@ def draw(
         test: real samples, used in order and again from the start.
         advance: called with the number of samples done so far; a sample half way counts as a half.
         query: in place of the settings' own.
-        kept: where samples are kept, and found again.
+        kept: where samples are kept, part by part, and found again.
+        process: of several that share the parts, of which this one draws its own and no more; they need `kept`.
+        processes: how many there are.
     """
     query = query or settings.queries[name]
     options = settings.query_options(name, query)
@@ -370,22 +379,67 @@ def draw(
     index = [i % len(test) for i in range(query.num)]
     given = {given: [test.raws[given][i] for i in index] for given in given_names}
 
-    def on_step(report: StepReport) -> None:
-        advance(query.num * report.step / report.steps)
+    def sampled(start: int, end: int) -> Raws:
+        def on_step(report: StepReport) -> None:
+            advance(start + (end - start) * report.step / report.steps)
 
-    def sampled() -> Raws:
-        return model.sample(name, given=given, num=query.num, options=options, on_step=on_step)
+        some = {key: values[start:end] for key, values in given.items()}
+        more: dict[str, Any] = {"first_index": start} if start else {}
+        own = {key: value[start:end] if np.ndim(value) else value for key, value in options.conditions.items()}
+        drawing = replace(options, conditions=own)
+        return model.sample(name, given=some, num=end - start, options=drawing, on_step=on_step, **more)
 
     if kept is None:
-        solved = sampled()
+        solved = sampled(0, query.num)
     else:
         stated = {row.name: _plain(getattr(options, row.name)) for row in fields(SamplingOptions)}
         givens = {"test": settings.test, "part": settings.part, "share": settings.validation_share} if given else {}
         asked = {"query": name, "num": query.num, "options": stated, **givens}
-        solved = kept.draws(asked, {key: model.modalities[key].codec for key in spec.solved}, sampled)
-        advance(query.num)
+        codecs = {key: model.modalities[key].codec for key in spec.solved}
+        parts = [(0, query.num)] if kept.has(asked) else _parts(query.num, options.batch_size)
+        solved = {key: [] for key in codecs}
+        for number, (start, end) in enumerate(parts):
+            if number % processes != process:
+                continue
+            which = {} if len(parts) == 1 else {"first": start, "last": end}
+            for key, raws in kept.draws(asked | which, codecs, partial(sampled, start, end)).items():
+                solved[key] += raws
+            advance(end)
     known = {label: [values[i] for i in index] for label, values in test.labels.items()}
     return Drawn(given, solved, known, [test.sources[i] for i in index] if given and test.sources else [])
+
+
+def _parts(num: int, batch_size: int) -> list[tuple[int, int]]:
+    """First and last sample of each part: of whole batches, so that parts change no sample."""
+    size = batch_size * -(-num // (batch_size * PARTS))
+    return [(start, min(start + size, num)) for start in range(0, num, size)]
+
+
+def draw_share(
+    model: Sampler,
+    settings: Settings,
+    test: Samples,
+    kept: Kept,
+    advance: Callable[[str, float], None] = lambda query, done: None,
+    *,
+    process: int,
+    processes: int,
+) -> None:
+    """Draw this process's share of every query into a folder that all processes see; `evaluate` then finds it there.
+
+    Args:
+        model: what to sample from.
+        settings: what to draw.
+        test: real samples, that the givens come from.
+        kept: where.
+        advance: called with the title of a run and the number of its samples done so far.
+        process: the number of this one.
+        processes: how many there are.
+    """
+    for number, run in enumerate(settings.runs(model)):
+        told = partial(advance, run.title)
+        share = {"process": (process + number) % processes, "processes": processes}  # the first part is not always ours
+        draw(model, run.name, settings, test, told, query=run.query, kept=kept, **share)
 
 
 def _examples(drawn: Drawn, faults: Mapping[str, Hits], count: int) -> list[Example]:

@@ -68,10 +68,10 @@ class Values:
         """Modalities of which there is a value."""
         return {*self.raws, *map(modality_of, self.latents)}
 
-    def encoded(self, model: LatentSampler, rows: slice, seed: int) -> dict[str, Tensor]:
-        """Latents of some of the samples."""
+    def encoded(self, model: LatentSampler, rows: slice, seed: int, first_index: int = 0) -> dict[str, Tensor]:
+        """Latents of some of the samples, the first of which has the number `first_index`."""
         raws = {name: values[rows] for name, values in self.raws.items()}
-        made = model.encode(raws, seed=seed, first_index=rows.start) if raws else {}
+        made = model.encode(raws, seed=seed, first_index=first_index + rows.start) if raws else {}
         return made | {key: value[rows] for key, value in self.latents.items()}
 
 
@@ -120,8 +120,9 @@ def batches(
     states: Latents | None = None,
     against: Given | None = None,
     on_step: OnStep | None = None,
+    first_index: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
-    """Latents of all streams, batch by batch.
+    """Latents of all streams, batch by batch; the first sample has the number `first_index`, which decides its noise.
 
     Raises:
         SpecError: if spec, given, states and `against` do not fit together.
@@ -143,12 +144,12 @@ def batches(
         rows = slice(start, min(start + options.batch_size, num))
         more: dict[str, Any] = {"states": {key: value[rows] for key, value in states.items()}} if states else {}
         if avoided.names:
-            more["against"] = avoided.encoded(model, rows, options.seed)
+            more["against"] = avoided.encoded(model, rows, options.seed, first_index)
         yield model.sample_latents(
             spec,
-            values.encoded(model, rows, options.seed),
+            values.encoded(model, rows, options.seed, first_index),
             num=rows.stop - start,
-            first_index=start,
+            first_index=first_index + start,
             options=replace(options, conditions={name: value[rows] for name, value in conditions.items()}),
             on_step=shifted(on_step, i * options.steps, len(starts) * options.steps),
             **more,
@@ -172,9 +173,9 @@ def latents_of(
         given: raw or as latents.
         num: of samples.
         options: how to sample; as the model says if not given.
-        **more: `states`, `against` and `on_step` of `batches`; options by name.
+        **more: `states`, `against`, `on_step` and `first_index` of `batches`; options by name.
     """
-    parts = {key: more.pop(key) for key in ("states", "against", "on_step") if key in more}
+    parts = {key: more.pop(key) for key in ("states", "against", "on_step", "first_index") if key in more}
     spec = TimestepSpec.parse(spec, model.modalities)
     options = SamplingOptions.changed(options or model.sampling, more, "latents_of()")
     rows = list(batches(model, spec, given, num, options, **parts))

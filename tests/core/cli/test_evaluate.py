@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.core.group import in_group
 from tests.core.tiny import make
 from unidiff_core import Estimate, Metric, UniDiffuser
 from unidiff_core.cli.evaluate import _parser, run
 from unidiff_core.cli.main import main
 from unidiff_core.data.shard import write_shards
+from unidiff_core.evaluation import run as run_module
 from unidiff_core.evaluation.metric import Measured
 from unidiff_core.evaluation.run import Query
 from unidiff_core.process.gaussian.diffusers_solver import DiffusersSolver
@@ -214,6 +216,54 @@ def test_what_was_drawn_is_not_drawn_again(unjudged, tmp_path, monkeypatch):
     other.save_pretrained(tmp_path / "model", overwrite=True)
     run(arguments)
     assert calls[5:] == ["a", "b", "a", "b"]  # another seed, and other weights
+
+
+def counted_calls(monkeypatch):
+    """First index and number of each call of `sample`."""
+    calls = []
+    sample = UniDiffuser.sample
+
+    def counted(self, spec, given=None, num=None, **options):
+        calls.append((spec, options.get("first_index", 0), num))
+        return sample(self, spec, given, num, **options)
+
+    monkeypatch.setattr(UniDiffuser, "sample", counted)
+    return calls
+
+
+def test_a_query_is_kept_part_by_part(unjudged, tmp_path, monkeypatch):
+    arguments = [*unjudged, "--queries={a | b: {num: 24}}", "--batch_size=10"]
+    monkeypatch.setattr(run_module, "PARTS", 1)
+    run([*arguments, f"--out={tmp_path / 'whole'}"])
+    monkeypatch.setattr(run_module, "PARTS", 64)
+    calls = counted_calls(monkeypatch)
+    run([*arguments, f"--out={tmp_path / 'parts'}"])
+    assert calls == [("a | b", 0, 10), ("a | b", 10, 10), ("a | b", 20, 4)]
+    results = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("whole", "parts")]
+    assert results[0]["queries"] == results[1]["queries"]
+    lost = next(
+        note for note in tmp_path.glob("parts/draws/*/query.json") if json.loads(note.read_text())["first"] == 10
+    )
+    lost.unlink()  # as if it had been killed there
+    run([*arguments, f"--out={tmp_path / 'parts'}"])
+    assert calls[3:] == [("a | b", 10, 10)]
+    run([*arguments, f"--out={tmp_path / 'whole'}"])  # what was kept whole is found
+    assert len(calls) == 4
+
+
+def test_processes_draw_their_shares_and_the_first_measures(unjudged, tmp_path, monkeypatch):
+    arguments = [*unjudged, "--queries={a | b: {num: 30}, b: {num: 20}}", "--batch_size=10"]
+    run([*arguments, f"--out={tmp_path / 'one'}"])
+
+    def of_rank(rank):
+        calls = counted_calls(monkeypatch)
+        run([*arguments, f"--out={tmp_path / 'two'}"])
+        return calls
+
+    shares = in_group(2, of_rank)
+    assert shares == [[("a | b", 0, 10), ("a | b", 20, 10), ("b", 10, 10)], [("a | b", 10, 10), ("b", 0, 10)]]
+    one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
+    assert one["queries"] == two["queries"] and one["controls"] == two["controls"]
 
 
 def test_a_sweep_needs_an_option_and_values(unjudged):
