@@ -141,5 +141,9 @@ PLUGINS := plugins/unidiff-digits plugins/unidiff-audio plugins/unidiff-emoji
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]" $(addprefix --editable ,$(PLUGINS))
 	touch $@
 
+.venv-demo/.installed: .venv/.installed constraints.demo.txt  # beside .venv, of which it says other versions
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv-demo --requirement constraints.demo.txt
+	touch $@
+
 clean:
 	rm -rf runs out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -68,6 +68,7 @@ class ImageCodec(FrozenCodec):
     )
     raw: ClassVar[type | None] = Image.Image
     extension: ClassVar[str] = "png"
+    widget = "image"
     weights: ClassVar[tuple[str, ...]] = ("autoencoder", "clip")
     decoding: ClassVar[tuple[str, ...]] = ("watermark",)
     marks: ClassVar[bool] = True

@@ -31,6 +31,7 @@ class RawTexts(Codec, ABC):
     """What codecs of texts share: how a text is read, written and shown."""
 
     extension: ClassVar[str] = "txt"
+    widget = "text"
 
     def from_bytes(self, data: bytes) -> str:
         """UTF-8 → text, without surrounding blanks.

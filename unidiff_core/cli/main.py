@@ -30,6 +30,7 @@ COMMANDS = {
     "inpaint": ("inpaint", "part of a sample anew, given the rest of it: inpainting and outpainting"),
     "interpolate": ("interpolate", "what lies between two samples"),
     "evaluate": ("evaluate", "judge samples of many queries; writes evaluation.json and report.html"),
+    "demo": ("demo", "a page to play with a model, in the browser"),
     "report": ("report", "a page of a training's curves, or of two evaluated runs beside each other"),
     "convert": ("convert", "read weights in another layout, such as the released ones, into a model directory"),
     "export": ("export", "write a model directory in another layout"),
@@ -114,12 +115,6 @@ def _run(arguments: Sequence[str] | None) -> None:
         with interruptible():
             module = importlib.import_module(f"unidiff_core.cli.{COMMANDS[argv[0]][0]}")
             module.run(argv if COMMANDS[argv[0]][0] == "fit" else argv[1:])
-    except argparse.ArgumentError as error:
-        if shows_traceback:
-            raise
-        from unidiff_core.cli.complaint import readable
-
-        fail(f"{readable(str(error))} `unidiffuser {argv[0]} --help` lists the options.")
     except Interrupted as stop:
         said = f"interrupted; {AGAIN.get(argv[0], AGAIN[''])}" if stop.said is None else stop.said
         if said:
@@ -128,9 +123,18 @@ def _run(arguments: Sequence[str] | None) -> None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if shows_traceback or not (message := explanation(error)):
+        if shows_traceback or not (message := sentence_of(error, argv[0])):
             raise
         fail(message)
+
+
+def sentence_of(error: Exception, command: str) -> str | None:
+    """What the user of a command is told of an error: of a wrong option, or see `explanation`."""
+    if isinstance(error, argparse.ArgumentError):
+        from unidiff_core.cli.complaint import readable
+
+        return f"{readable(str(error))} `unidiffuser {command} --help` lists the options."
+    return explanation(error)
 
 
 def explanation(error: Exception) -> str | None:

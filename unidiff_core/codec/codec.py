@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,10 @@ class Codec(nn.Module, ABC):
     """Whether it can put a mark, unseen, into what it decodes; `find_mark` then reads it."""
     raw_type: ClassVar[type | None] = None
     """Type of a raw sample, which a given value must be of; None if several are taken, which `encode` then checks."""
+    widget: ClassVar[Literal["file", "text", "image", "audio"]] = "file"
+    """What a person gives a value with on the page of ``unidiffuser demo``: an uploaded file, a line of text, a picture
+    (which can be drawn on: `mask` then takes the path of a picture too), a sound. `parse` reads the text, or the path
+    of the file."""
     round_trip: ClassVar[float | None] = None
     """Largest `distance` between a raw sample and what its latent decodes to; None if the codec promises none."""
 

@@ -35,6 +35,7 @@ class LabelCodec(Codec):
 
     licence: ClassVar[str] = "none needed: no weights"
     extension: ClassVar[str] = "cls"
+    widget = "text"
     round_trip: ClassVar[float | None] = 0.0
 
     def __init__(self, names: list[str], several: bool = False) -> None:

@@ -38,6 +38,7 @@ class WaveformCodec(FrozenCodec):
 
     raw_type: ClassVar[type | None] = Waveform
     extension: ClassVar[str] = "wav"
+    widget = "audio"
 
     def __init__(self, rate: int, seconds: float, frame: int) -> None:
         super().__init__()

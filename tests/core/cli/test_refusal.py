@@ -31,6 +31,7 @@ ABBREVIATED = {
     "push": ("a", "b", "--priv", "--private"),
     "verify": ("a", "--ke=x", "--key"),
     "evaluate": ("a", "--stri", "--strict"),
+    "demo": ("a", "--por=1", "--port"),
     "report": ("a", "--ou=x", "--out"),
     "encode": ("--batch_s=3", "--batch_size"),
     "shards": ("--shard_s=3", "--shard_size"),

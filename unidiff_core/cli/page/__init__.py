@@ -1,0 +1,1 @@
+"""The page of ``unidiffuser demo``: forms that are calls of the commands, carried out as the commands do."""
