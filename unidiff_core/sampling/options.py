@@ -36,7 +36,7 @@ Interleave: TypeAlias = Literal["together", "discrete_first"]
 class SamplingOptions:
     """Everything about a sampling call but what is asked for: the spec, what is given, and how many."""
 
-    steps: int = 50
+    steps: int = 20
     """Solver steps over the whole path; where several are gone through (links of a chain, arrows), over each."""
     solver: str | Solver | dict[str, str] | None = None
     """How a step is made: dpmpp_2m, dpmpp_3m, heun and ddim add no fresh noise, ddpm does; `unidiffuser list solvers`

@@ -280,4 +280,4 @@ def test_help_shows_every_option_once_and_classes_by_name(capsys):
     for option in ("judge JUDGE", "metrics [ITEM,...],", "queries QUERIES", "solver SOLVER", "conditions CONDITIONS"):
         assert said.count(f" --{option}") == 1, option
     assert "known subclasses: " in said and " LabelMetric, " in said and "unidiff_core." not in said
-    assert "default: null" not in said and "(type: int, default: 50)" in said
+    assert "default: null" not in said and "(type: int, default: 20)" in said

@@ -144,7 +144,7 @@ def test_help_explains_every_option_once_without_types():
     said = " ".join(_parser().format_help().partition("\noptions:")[2].split())
     for name in SamplingOptions.__dataclass_fields__.keys() - {*PYTHON_ONLY}:
         assert said.count(f" --{name} ") == 1, name
-    assert "(default: 50)" in said and "(default: ema)" in said and "A scale s, 0 is off" in said
+    assert "(default: 20)" in said and "(default: ema)" in said and "A scale s, 0 is off" in said
     for noise in ("(type", "subclass", "null", ".help", "<class", *PYTHON_ONLY, "unidiff_core"):
         assert noise not in said, noise
 
