@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unidiff_core.cli.call import given_of, mapping_of
+from unidiff_core.cli.call import given_of
+from unidiff_core.foundation.inline import read_inline
 from unidiff_core.cli.page.request import Request
 from unidiff_core.codec.codec import Raw
 from unidiff_core.sampling.loop import StepReport
@@ -181,7 +182,7 @@ def _word(value: Any) -> str:
 
 
 def _sample(model: UniDiffuser, options: Any, sampling: SamplingOptions, look: _Look) -> list[Frame]:
-    text = options.text_spec if options.spec is None else mapping_of(options.spec, "--spec")
+    text = options.text_spec if options.spec is None else read_inline(options.spec, "--spec")
     spec = TimestepSpec.parse(text, model.modalities)
     look.solved, look.title = spec.solved, str(spec)
     found = model.sample(spec, given_of(options.given, model), options.num, options=sampling, on_step=look)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from unidiff_core.cli import sample
-from unidiff_core.cli.call import ENDING, mapping_of, parsed
+from unidiff_core.cli.call import ENDING, parsed
+from unidiff_core.foundation.inline import read_inline
 from unidiff_core.sampling.options import SamplingOptions
 
 COMMANDS: dict[str, Any] = {"sample": sample}
@@ -126,7 +127,7 @@ def _num(options: Any) -> dict[str, Any]:
 
 
 def _sample(options: Any) -> tuple[_Call, dict[str, Any]]:
-    spec = options.text_spec if options.spec is None else mapping_of(options.spec, "--spec")
+    spec = options.text_spec if options.spec is None else read_inline(options.spec, "--spec")
     return _Call("model.sample", [written(spec), "given"], [_given("given", options.given)]), _num(options)
 
 
