@@ -135,7 +135,8 @@ def _settings(player: Player, *, num: bool = True) -> list[Any]:
     """Components of `SETTINGS`, which begin as the model says."""
     own = player.model.sampling
     registry = load_plugins()
-    kinds = {row.process.solvers for row in player.model.modalities.values()} - {None}
+    found = {row.process.solvers for row in player.model.modalities.values()}
+    kinds = [kind for kind in found if kind is not None]
     known = sorted({solver for kind in kinds for solver in registry.of_kind(kind)})
     guidance = own.guidance if isinstance(own.guidance, int | float) else None
     solver = own.solver if isinstance(own.solver, str) else ""
