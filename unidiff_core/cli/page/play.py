@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from unidiff_core.cli.call import given_of
-from unidiff_core.foundation.inline import read_inline
 from unidiff_core.cli.page.request import Request
 from unidiff_core.codec.codec import Raw
+from unidiff_core.foundation.inline import read_inline
 from unidiff_core.sampling.loop import StepReport
 from unidiff_core.sampling.options import SamplingOptions
 from unidiff_core.sampling.spec import TimestepSpec
