@@ -98,6 +98,7 @@ unpaired: .venv/.installed  ## after `make demo`: 576 captioned images alone, an
 tokens: .venv/.installed  ## after `make demo`: its images with masked caption tokens, without CLIP's text states and GPT-2
 	$(BIN)/unidiffuser fit-codec -c $(RECIPE)_tokens/tokens.yaml
 	$(BIN)/unidiffuser encode -c $(RECIPE)_tokens/encode.yaml
+	$(BIN)/unidiffuser fit -c $(RECIPE)_tokens/first.yaml
 	$(BIN)/unidiffuser fit -c $(RECIPE)_tokens/fit.yaml
 	$(BIN)/unidiffuser evaluate runs/digits_tokens -c $(RECIPE)_tokens/evaluate.yaml
 
