@@ -46,4 +46,4 @@ def test_the_page_says_how_each_query_was_sampled(settings, tmp_path):
     write_report(tmp_path / "report.html", judged(model, settings), codecs, title="Letters")
     page = unescape((tmp_path / "report.html").read_text())
     assert "Samples: upper | lower: 8, ddpm, 7 steps, guidance 2; lower: 8, guidance 0.5." in page
-    assert "50 steps of the default solver, ignored modalities dropped, conditions {'kind': 1}, seed 3," in page
+    assert "20 steps of the default solver, ignored modalities dropped, conditions {'kind': 1}, seed 3," in page

@@ -82,7 +82,7 @@ def test_givens_go_round_and_progress_is_in_samples(settings):
     [(num, given, options)] = model.calls
     assert num == 100 and given["lower"][:20] == given["lower"][40:60] == given["lower"][80:]
     assert options == SamplingOptions(
-        steps=50,
+        steps=20,
         solver=None,
         guidance=2.0,
         drop_ignored=False,
@@ -151,7 +151,7 @@ def test_settings_are_recorded_as_ever(settings):
             "lower": {"num": 10, "guidance": 0.0, "steps": 3, "solver": "ddpm", "seed": own_seed(settings, "lower")},
         },
         "criteria": [{"query": "lower", "metric": "letter", "minus": None, "at_least": 0.5, "at_most": None}],
-        "steps": 50,
+        "steps": 20,
         "solver": None,
         "drop_ignored": False,
         "seed": 0,
@@ -277,9 +277,9 @@ def test_a_sweep_draws_every_query_with_each_value(settings):
     sweep = {"guidance": [0.0, 2.0], "steps": [3]}
     result = judged(model, replace(settings, queries=queries, sweep=sweep))
     asked = [(bool(given), options.guidance, options.steps) for _, given, options in model.calls]
-    plain = [(True, 1.0, 50), (False, 0.0, 50)]
+    plain = [(True, 1.0, 20), (False, 0.0, 20)]
     # Nothing guides a marginal, so guidance is not swept there.
-    assert asked == [*plain, (True, 0.0, 50), (True, 2.0, 50), (True, 1.0, 3), (False, 0.0, 3)]
+    assert asked == [*plain, (True, 0.0, 20), (True, 2.0, 20), (True, 1.0, 3), (False, 0.0, 3)]
     assert {key: set(row) for key, row in result.sweeps.items()} == {
         "guidance": {"upper | lower"},
         "steps": set(queries),
