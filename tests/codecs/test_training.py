@@ -116,7 +116,7 @@ def test_fit_codec_exports_once_and_on_request_again(arguments, tmp_path, capsys
     assert "complete; skipped" in capsys.readouterr().out
     run([*arguments, "--trainer.enable_model_summary=true"])
     assert "complete; skipped" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"another configuration: model\.init_args\.kl was .*, is 0\.5\. Give"):
+    with pytest.raises(ValueError, match=r"another configuration: model\.kl was .*, is 0\.5\. Give"):
         run([*arguments, "--model.kl=0.5"])
     with pytest.raises(ValueError, match=r"trainer\.max_epochs was 1, is 2"):
         run([*arguments, "--trainer.max_epochs=2"])

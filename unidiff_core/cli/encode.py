@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> None:
             "torchrun --nproc_per_node=8 --no-python unidiffuser encode … --device=cuda"
         )
     encoder = _encoder(options)
-    jobs = _jobs(options, encoder, {name: _plain(config[name]) for name in CHANGING})
+    jobs = _jobs(options, encoder, _settings(config, options.codecs))
     for job in jobs:
         job.check_apart([shard for other in jobs for shard in other.shards])
     for job in jobs:
@@ -184,6 +184,15 @@ def _encode(job: EncodingJob, options: Namespace) -> None:
     if unfinished := job.unfinished():
         left = counted(len(unfinished), "shard")
         print(f"{left} left to other tasks; the last to finish writes the manifest")
+
+
+def _settings(config: Namespace, codecs: Mapping[str, Codec]) -> dict[str, Any]:
+    """What the result depends on: of a codec not what changes only what it decodes."""
+    settings = {name: _plain(config[name]) for name in CHANGING}
+    for name, codec in codecs.items():
+        for argument in codec.decoding:
+            settings["codecs"][name]["init_args"].pop(argument, None)
+    return settings
 
 
 def _plain(value: Any) -> Any:

@@ -105,13 +105,29 @@ def _count(folder: Path) -> int:
 def _complete(output: Path, recipe: dict[str, Any]) -> list[Path]:
     """The folders of all splits, if each is complete and of this recipe and these files; none otherwise."""
     for path in output.glob(f"*/{SOURCE}"):
-        written = json.loads(path.read_text())
-        splits = written.get("splits", {})
-        folders = {output / split: num for split, num in splits.items()}
-        is_same = written.get("files") == recipe["files"] and _settings(written) == _settings(recipe)
+        written = _written(path.parent)
+        folders = {output / split: num for split, num in written.get("splits", {}).items()}
+        is_same = written.get("files") == recipe["files"] and not _other(written, recipe)
         if is_same and all((folder / MANIFEST).is_file() and _count(folder) == num for folder, num in folders.items()):
             return list(folders)
     return []
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    """What a split says of the recipe that wrote it.
+
+    Raises:
+        ValueError: if the file of that name is another program's.
+    """
+    try:
+        written: Any = json.loads((folder / SOURCE).read_text())
+    except ValueError:
+        written = None
+    if not isinstance(written, dict) or "class_path" not in written:
+        raise ValueError(
+            f"{folder} holds what `unidiffuser shards` did not write, {folder / SOURCE}; give another --output"
+        )
+    return written
 
 
 def _tell_complete(folder: Path) -> None:
@@ -120,7 +136,7 @@ def _tell_complete(folder: Path) -> None:
 
 def _has_changed(folder: Path, recipe: dict[str, Any], total: int) -> bool:
     """Whether a complete split is of other samples than its source has now."""
-    written = json.loads((folder / SOURCE).read_text())
+    written = _written(folder)
     return _count(folder) != total or written.get("files", recipe["files"]) != recipe["files"]
 
 
@@ -130,18 +146,21 @@ def _check_settings(folder: Path, recipe: dict[str, Any]) -> None:
     Raises:
         ValueError: if it was written with others; says which.
     """
-    written = {"shard_size": recipe["shard_size"], **json.loads((folder / SOURCE).read_text())}
-    if found := differences(_settings(written), _settings(recipe)):
+    if found := _other(_written(folder), recipe):
         raise ValueError(
             f"{folder} is complete, but of other settings: {told(found)}. Give another --output to keep it, or "
             "--overwrite to write it again"
         )
 
 
-def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
-    """By option: not what the source's files are now."""
-    source = {"class": recipe["class_path"], **recipe.get("init_args", {})}
-    return {"source": source, "shard_size": recipe.get("shard_size")}
+def _other(written: dict[str, Any], recipe: dict[str, Any]) -> dict[str, str]:
+    """Which settings were others. A folder that does not say its `shard_size` is older than that record."""
+
+    def settings(row: dict[str, Any]) -> dict[str, Any]:
+        source = {name: row.get(name) for name in ("class_path", "init_args")}
+        return {"source": source, "shard_size": row.get("shard_size", recipe["shard_size"])}
+
+    return differences(settings(written), settings(recipe))
 
 
 def _check(folder: Path, source: Source) -> None:

@@ -277,10 +277,10 @@ class EncodingJob:
 
     def _other(self, settings: Any) -> str:
         """Which settings were others than these, in words; nothing if none were. Older folders have a digest alone."""
-        if settings in (self.settings, _digest(self.settings)):
-            return ""
-        changed = differences(settings, self.settings) if isinstance(settings, Mapping) else {}
-        return f"other settings{': ' * bool(changed)}{told(changed)}"
+        if isinstance(settings, Mapping):
+            changed = differences(settings, self.settings)
+            return f"other settings: {told(changed)}" if changed else ""
+        return "" if settings == _digest(self.settings) else "other settings"
 
     def _is_of(self, note: Note, shard: Shard) -> bool:
         """Whether a note is of the content that the manifest promises, or of what was lost of that."""
