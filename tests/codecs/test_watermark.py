@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from PIL import Image
 from unidiff_codecs import watermark
 from unidiff_codecs.image import ImageCodec
@@ -19,6 +20,7 @@ from unidiff_codecs.released.model import Options, image_codec
 from unidiff_codecs.watermark import BITS, KEY, NEEDED, find, mark
 
 from unidiff_core import Modality, UniDiffuser
+from unidiff_core.cli.encode import _settings
 from unidiff_core.cli.main import main
 from unidiff_core.data.samples import _warn_of_other_codecs
 from unidiff_core.data.shard import write_shards
@@ -203,3 +205,12 @@ def test_files_that_are_no_pictures_are_named(tmp_path, capsys):
         assert run("verify", *arguments) == 2
         said = "".join(capsys.readouterr().err.split())
         assert "".join(says.split()) in said, said
+
+
+def test_latents_are_the_same_whatever_marks_what_they_are_decoded_to():
+    def settings(**more):
+        codec = Namespace(class_path="unidiff_codecs.ImageCodec", init_args=Namespace(size=256, **more))
+        rows = {"members": {}, "dtype": "float32", "keep": [], "clean": {}, "missing": "error"}
+        return _settings(Namespace(codecs={"image": codec}, **rows), {"image": ImageCodec})
+
+    assert settings(watermark=KEY) == settings(watermark=None) == settings()
