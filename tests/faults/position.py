@@ -131,13 +131,7 @@ def call(folder: Path, run: Run, attempt: int, *, stop: int | None = None, steps
         children = [training.Child(folder, *options, before=watched)]
     else:
         children = training.together(folder, run.processes, *options, before=watched)
-    try:
-        for child in children:
-            if code := child.wait():
-                raise RuntimeError(f"{run}: a training ended with {code}: {child.said[-2000:]}")
-    finally:
-        for child in children:
-            child.kill()
+    training.await_all(children, str(run))
 
 
 def _steps(sizes: tuple[int, ...]) -> int:

@@ -114,14 +114,7 @@ def alone() -> dict[str, Tensor]:
 
 
 def _train(run: Run, folder: Path, before: Callable[[int], None]) -> None:
-    children = training.together(folder, run.world, *run.options, before=before)
-    try:
-        for child in children:
-            if code := child.wait():
-                raise RuntimeError(f"{run}: a training ended with {code}: {child.said[-2000:]}")
-    finally:
-        for child in children:
-            child.kill()
+    training.await_all(training.together(folder, run.world, *run.options, before=before), str(run))
 
 
 def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:

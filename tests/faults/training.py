@@ -168,6 +168,22 @@ class Child:
         return "\n".join(texts)
 
 
+def await_all(children: Sequence[Child], what: str) -> None:
+    """Wait until all have ended well; none is left behind.
+
+    Raises:
+        RuntimeError: if one fails; `what` says which training it is.
+        TimeoutError: if one does not end.
+    """
+    try:
+        for child in children:
+            if code := child.wait():
+                raise RuntimeError(f"{what}: a training ended with {code}: {child.said[-2000:]}")
+    finally:
+        for child in children:
+            child.kill()
+
+
 def together(folder: Path, world: int, *options: str, before: Callable[[int], None] = lambda rank: None) -> list[Child]:
     """A training on several processes, as torchrun starts them.
 
